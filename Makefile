@@ -1,0 +1,88 @@
+# Everything runs from .venv/, which scripts/setup makes and keeps up to date.
+# `make` alone lists the targets.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PORT ?= 8000
+ARGS ?=
+BIN := .venv/bin
+
+RUN_STAMP := .venv/.run-stamp
+DEV_STAMP := .venv/.dev-stamp
+SETUP := scripts/setup pyproject.toml requirements/uv.txt requirements/build.txt
+
+# One set of versions for every supported Python and platform, with hashes.
+# `make lock UPGRADE=1` moves to the newest releases.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+# ---------------------------------------------------------------- environment
+
+$(RUN_STAMP): $(SETUP) requirements/run.txt
+	@scripts/setup run
+
+$(DEV_STAMP): $(SETUP) requirements/dev.txt
+	@scripts/setup dev
+
+.PHONY: install
+install: ## Make .venv with all that running and developing need (PYTHON=... chooses the interpreter)
+	@scripts/setup dev
+
+.PHONY: lock
+lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest releases)
+	@scripts/setup uv
+	$(COMPILE) pyproject.toml --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --group dev --constraints requirements/run.txt --output-file requirements/dev.txt
+	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) --group uv --constraints requirements/dev.txt --output-file requirements/uv.txt
+
+# ---------------------------------------------------------------- running
+
+.PHONY: demo
+demo: $(RUN_STAMP) ## Load a real house and serve it (PORT=8000); Ctrl-C ends it
+	@exec $(BIN)/kilowatch demo --port $(PORT) $(ARGS)
+
+.PHONY: serve
+serve: $(RUN_STAMP) ## Run the server (ARGS='...' are handed on)
+	@exec $(BIN)/kilowatch serve $(ARGS)
+
+.PHONY: openapi
+openapi: $(RUN_STAMP) ## Write openapi.json
+	$(BIN)/kilowatch openapi > openapi.json.tmp
+	@mv openapi.json.tmp openapi.json
+
+# ---------------------------------------------------------------- checking
+
+.PHONY: test
+test: check ## Check, then run the tests (ARGS='-k name' is handed to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(DEV_STAMP) ## Formatting, lint, types and import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(DEV_STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## Run the benchmarks (ARGS='...' are handed on)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# ---------------------------------------------------------------- cleaning
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build output; data below var/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist openapi.json.tmp
+	find . -name __pycache__ -type d -not -path './var/*' -prune -exec rm -rf {} +

@@ -1,0 +1,222 @@
+"""The one place that wires things together: services from settings, and the web application over them."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import fastapi_offline
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+
+import kilowatch
+from kilowatch import migrations
+from kilowatch.auth.routes import router as auth_router
+from kilowatch.auth.service import Accounts, Gate, SignIns
+from kilowatch.config import Settings, prepare_data_dir, secret_key
+from kilowatch.errors import Unavailable
+from kilowatch.facility.routes import router as facility_router
+from kilowatch.facility.service import Catalogue
+from kilowatch.history.routes import router as history_router
+from kilowatch.history.service import Histories
+from kilowatch.history.store import HistoryStore
+from kilowatch.ingest.routes import router as ingest_router
+from kilowatch.ingest.service import Intake
+from kilowatch.kit.db import Database
+from kilowatch.kit.openapi import install_openapi, operation
+from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
+from kilowatch.subscriptions.routes import router as subscriptions_router
+from kilowatch.subscriptions.service import Subscriptions
+
+Clock = Callable[[], datetime]
+
+_PASSWORD_THREADS = 2
+_INGEST_THREADS = 16
+_SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Kilowatch:
+    """All services, over open stores. The command line uses them as the web application does."""
+
+    def __init__(self, settings: Settings, *, clock: Clock = utc_now, with_history: bool = True) -> None:
+        """Open the stores and bring their schemas up to date.
+
+        Raises:
+            Invalid: a setting can't be used; the message names it.
+            Unavailable: a store does not answer, or another process has the embedded history open.
+        """
+        prepare_data_dir(settings)
+        signing_key = secret_key(settings)
+        self.database = Database(settings.resolved_database_url, pool_size=settings.threads + settings.history_threads)
+        try:
+            migrations.upgrade(self.database)
+            self.history = (
+                HistoryStore(
+                    settings.resolved_history_url,
+                    connections=settings.history_threads,
+                    sync=settings.history_sync,
+                    clock=clock,
+                )
+                if with_history
+                else None
+            )
+        except BaseException:
+            self.database.close()
+            raise
+        store: Any = self.history or _NoHistory()
+        gate = Gate(self.database, clock)
+        self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
+        self.accounts = Accounts(gate, signing_key)
+        self.catalogue = Catalogue(self.database, gate, store, clock)
+        self.histories = Histories(gate, store, clock)
+        self.intake = Intake(gate, store, settings)
+        self.subscriptions = Subscriptions(gate, self.histories)
+        if with_history:
+            self.catalogue.finish_erasures()
+
+    def close(self) -> None:
+        if self.history is not None:
+            self.history.close()
+        self.database.close()
+
+    def __enter__(self) -> "Kilowatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _NoHistory:
+    """Stands in for the history where a command does not need it, so that it can run beside a server."""
+
+    def count(self, _metric_ids: Sequence[int]) -> NoReturn:
+        raise Unavailable("This command runs without the history.")
+
+    erase = append = latest = count
+
+
+def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
+    """The web application. Stores are opened when it starts (after a fork), and closed when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        set_default_threads(settings.threads)
+        app.state.history_lane = Lane(settings.history_threads)
+        app.state.ingest_lane = Lane(_INGEST_THREADS)
+        app.state.password_lane = Lane(_PASSWORD_THREADS)
+        with Kilowatch(settings, clock=clock) as services:
+            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
+                setattr(app.state, name, getattr(services, name))
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Kilowatch",
+        version=kilowatch.__version__,
+        summary="Energy management: sites, devices, and what they measure.",
+        description=_DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    for router in (
+        auth_router,
+        facility_router,
+        ingest_router,
+        history_router,
+        subscriptions_router,
+        _health_router,
+    ):
+        app.include_router(router)
+    _install_docs(app)
+    install_errors(app)
+    install_openapi(app, describe=_describe)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestLog)
+    return app
+
+
+# ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_health_router = APIRouter(prefix="/health", tags=["Health"])
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+
+
+def _services(request: Request) -> Kilowatch:
+    services: Kilowatch = request.app.state.services
+    return services
+
+
+@_health_router.get("/live", summary="Is the process alive", **operation(Health, example={"status": "alive"}))
+async def live() -> Response:
+    return answer(Health("alive"))
+
+
+@_health_router.get("/ready", summary="Can it answer requests", **operation(Health, example={"status": "ready"}))
+async def ready(request: Request, services: Annotated[Kilowatch, Depends(_services)]) -> Response:
+    """Asks the database and the history engine; 503 while one of them does not answer."""
+    lane: Lane = request.app.state.history_lane
+    await lane.run(services.database.check)
+    if services.history is not None:
+        await lane.run(services.history.check)
+    return answer(Health("ready"))
+
+
+# ── description ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _install_docs(app: FastAPI) -> None:
+    app.mount("/api/docs/static", StaticFiles(directory=_SWAGGER_UI), name="docs-static")
+
+    @app.get("/api/docs", include_in_schema=False)
+    def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/api/v1/openapi.json",
+            title="Kilowatch API",
+            swagger_js_url="/api/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/api/docs/static/swagger-ui.css",
+            swagger_favicon_url="/api/docs/static/favicon.png",
+        )
+
+
+def _describe(document: dict[str, Any]) -> None:
+    document["servers"] = [{"url": "/", "description": "This server"}]
+
+
+_DESCRIPTION = """
+Sites hold devices, devices report metrics. Sign in at `/api/v1/auth/token`, or use an API key, and send it as
+`Authorization: Bearer …`. A site that you have no grant for does not exist for you: 404 on every path.
+
+Times are RFC 3339 with an offset, windows half-open `[start, end)`, a gap is null and never 0. Grid power is positive
+on import, battery power on discharge. Errors are `application/problem+json` (RFC 9457) and name each field. Lists are
+pages: follow `next` with `cursor`. Every answer has an `X-Request-ID`, which the logs have too.
+"""
+
+_TAGS = [
+    {"name": "Signing in", "description": "Tokens for an email and a password."},
+    {"name": "Me", "description": "The caller, and the caller's API keys."},
+    {"name": "Sites", "description": "Where devices are."},
+    {"name": "Devices", "description": "What measures."},
+    {"name": "Metrics", "description": "What is measured."},
+    {"name": "Readings", "description": "Measurements coming in."},
+    {"name": "Latest values", "description": "The newest reading of each metric."},
+    {"name": "Subscriptions", "description": "A chosen set of metrics."},
+    {"name": "History", "description": "Readings and aggregates over a window of time."},
+    {"name": "Grants", "description": "Who may do what at a site."},
+    {"name": "Users", "description": "People and programs with an account."},
+    {"name": "Health", "description": "For load balancers and supervisors."},
+]

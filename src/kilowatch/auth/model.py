@@ -1,0 +1,158 @@
+"""Users, sign-ins, API keys and grants."""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import JSON, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kilowatch.kit.db import Base, Instant
+
+Role = Literal["standard", "technician"]
+Scope = Literal["read", "write", "ingest"]
+ALL_SCOPES: frozenset[Scope] = frozenset(("read", "write", "ingest"))
+
+
+class UserRow(Base):
+    __tablename__ = "users"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    name: Mapped[str] = mapped_column(String(120))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    is_admin: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class GrantRow(Base):
+    """A user's role at a site."""
+
+    __tablename__ = "grants"
+    __table_args__ = (Index(None, "site_id"),)
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    site_id: Mapped[int] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(20))
+
+
+class SignInRow(Base):
+    """One sign-in: a family of refresh tokens, each used once, and the access tokens made with them."""
+
+    __tablename__ = "sign_ins"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class RefreshTokenRow(Base):
+    __tablename__ = "refresh_tokens"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sign_in_id: Mapped[int] = mapped_column(ForeignKey("sign_ins.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+    used_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class ApiKeyRow(Base):
+    __tablename__ = "api_keys"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(120))
+    prefix: Mapped[str] = mapped_column(String(12))
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    site_id: Mapped[int | None] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class SignInAttemptRow(Base):
+    """A failed sign-in (or one still being checked), counted against the account and the address."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index(None, "subject", "attempted_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(String(64))
+    attempted_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
+class User(msgspec.Struct, frozen=True):
+    id: int
+    email: str
+    name: str
+    is_admin: bool
+    created_at: datetime
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A user's role at a site."""
+
+    user_id: int
+    site_id: int
+    role: Role
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who is asking, and what they may do where."""
+
+    id: int
+    email: str
+    name: str
+    is_admin: bool
+    grants: list[Grant]
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """An API key without its secret."""
+
+    id: int
+    name: str
+    prefix: str
+    scopes: list[Scope]
+    site_id: int | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class NewApiKey(ApiKey, frozen=True, kw_only=True):
+    """An API key at the moment it is made: the only time that `key` is shown."""
+
+    key: str
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    token_type: Literal["bearer"] = "bearer"
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What a request proves itself with, its signature checked where it has one; `Gate.identify` looks it up."""
+
+    sign_in_id: int | None = None
+    key_hash: str | None = None
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is asking, as of this transaction."""
+
+    user_id: int
+    email: str
+    name: str
+    is_admin: bool
+    scopes: frozenset[Scope] = ALL_SCOPES
+    only_site_id: int | None = None
+    sign_in_id: int | None = None
+
+
+OPERATOR = Principal(user_id=0, email="operator", name="Operator of this machine", is_admin=True)
+"""Whoever runs the command line: they hold the files, so they may do everything."""

@@ -1,0 +1,235 @@
+"""HTTP for signing in, oneself, API keys and users."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.security import HTTPBearer, OAuth2PasswordBearer
+
+from kilowatch.auth.model import ApiKey, Credential, Me, NewApiKey, Tokens, User
+from kilowatch.auth.schemas import ApiKeyIn, RefreshIn, UserChange, UserIn
+from kilowatch.auth.service import Accounts, SignIns
+from kilowatch.errors import Unauthenticated
+from kilowatch.kit.idempotency import Once
+from kilowatch.kit.openapi import operation
+from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.web import (
+    LIMIT_DEFAULT,
+    NO_CONTENT,
+    Cursor,
+    Lane,
+    Limit,
+    RecordId,
+    SearchText,
+    answer,
+    created,
+    once_from,
+)
+
+router = APIRouter(prefix="/api/v1")
+
+_password_flow = OAuth2PasswordBearer(
+    tokenUrl="/api/v1/auth/token",
+    refreshUrl="/api/v1/auth/refresh",
+    scheme_name="password",
+    description="An access token, for 15 minutes.",
+    auto_error=False,
+)
+_api_key = HTTPBearer(
+    scheme_name="api_key", description="An API key (`kw_…`), made at `/api/v1/me/api-keys`.", auto_error=False
+)
+
+
+async def who_asks(
+    request: Request,
+    _token: Annotated[str | None, Depends(_password_flow)],
+    _key: Annotated[Any, Depends(_api_key)],
+) -> Credential:
+    """The request's credential, its signature checked; whether it still stands is looked up with the data."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not bearer.strip():
+        raise Unauthenticated("Send `Authorization: Bearer` with an access token or an API key.")
+    sign_ins: SignIns = request.app.state.sign_ins
+    return sign_ins.read_credential(bearer.strip())
+
+
+Who = Annotated[Credential, Depends(who_asks)]
+MaybeOnce = Annotated[Once | None, Depends(once_from)]
+
+
+def _sign_ins(request: Request) -> SignIns:
+    service: SignIns = request.app.state.sign_ins
+    return service
+
+
+def _accounts(request: Request) -> Accounts:
+    service: Accounts = request.app.state.accounts
+    return service
+
+
+def _passwords(request: Request) -> Lane:
+    lane: Lane = request.app.state.password_lane
+    return lane
+
+
+SignInService = Annotated[SignIns, Depends(_sign_ins)]
+AccountService = Annotated[Accounts, Depends(_accounts)]
+PasswordLane = Annotated[Lane, Depends(_passwords)]
+
+_TOKENS = {"access_token": "eyJ…", "refresh_token": "0S8…", "expires_in": 900, "token_type": "bearer"}
+_USER = {"id": 2, "email": "ada@example.org", "name": "Ada", "is_admin": False, "created_at": "2026-01-05T09:30:00Z"}
+_ME = {
+    "id": 2,
+    "email": "ada@example.org",
+    "name": "Ada",
+    "is_admin": False,
+    "grants": [{"user_id": 2, "site_id": 1, "role": "technician"}],
+}
+_KEY = {
+    "id": 3,
+    "name": "Gateway",
+    "prefix": "kw_Zk3vQ1",
+    "scopes": ["ingest"],
+    "site_id": 1,
+    "created_at": "2026-01-05T09:30:00Z",
+    "expires_at": None,
+}
+
+
+@router.post(
+    "/auth/token", tags=["Signing in"], summary="Sign in", **operation(Tokens, 400, 401, 413, 422, 429, example=_TOKENS)
+)
+async def sign_in(
+    request: Request,
+    sign_ins: SignInService,
+    lane: PasswordLane,
+    username: Annotated[str, Form(max_length=254, description="The email.", examples=["ada@example.org"])],
+    password: Annotated[str, Form(max_length=200, examples=["correct horse battery"])],
+    grant_type: Annotated[str, Form(pattern="^password$", description="`password`, by OAuth2.")] = "password",
+) -> Response:
+    """An access token for 15 minutes, and a refresh token to get the next one with, by OAuth2's password flow."""
+    address = request.client.host if request.client else "unknown"
+    return answer(await lane.run(sign_ins.sign_in, username, password, address=address))
+
+
+@router.post(
+    "/auth/refresh",
+    tags=["Signing in"],
+    summary="Get new tokens",
+    **operation(Tokens, 400, 401, 413, 422, example=_TOKENS),
+)
+def refresh(sign_ins: SignInService, body: RefreshIn) -> Response:
+    """A refresh token is used once; a second use ends its sign-in, since one of the two users stole it."""
+    return answer(sign_ins.refresh(body.refresh_token))
+
+
+@router.post("/auth/logout", tags=["Signing in"], summary="Sign out", **operation(None, 401, 403, status=204))
+def sign_out(sign_ins: SignInService, who: Who) -> Response:
+    """Ends the sign-in of this access token: all its access and refresh tokens stop working at once."""
+    sign_ins.sign_out(who)
+    return NO_CONTENT()
+
+
+@router.get(
+    "/me",
+    tags=["Me"],
+    summary="Who am I",
+    **operation(Me, 401, 403, example=_ME),
+)
+def me(accounts: AccountService, who: Who) -> Response:
+    """The user, and the role at each site."""
+    return answer(accounts.me(who))
+
+
+@router.get(
+    "/me/api-keys",
+    tags=["Me"],
+    summary="List my API keys",
+    **operation(Page[ApiKey], 401, 403, 422, example={"items": [_KEY], "next": None}),
+)
+def list_api_keys(accounts: AccountService, who: Who, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None) -> Response:
+    return answer(accounts.list_api_keys(who, page_request(limit, cursor)))
+
+
+@router.post(
+    "/me/api-keys",
+    tags=["Me"],
+    summary="Make an API key",
+    **operation(NewApiKey, 400, 401, 403, 413, 422, status=201, example={**_KEY, "key": "kw_Zk3vQ1…"}),
+)
+def create_api_key(accounts: AccountService, who: Who, body: ApiKeyIn, once: MaybeOnce) -> Response:
+    """The answer is the only place that ever shows the key: we keep no more than its hash."""
+    key = accounts.create_api_key(
+        who,
+        name=body.name,
+        scopes=sorted(set(body.scopes)),
+        site_id=body.site_id,
+        expires_at=body.expires_at,
+        once=once,
+    )
+    return created(key, f"/api/v1/me/api-keys/{key.id}")
+
+
+@router.delete(
+    "/me/api-keys/{key_id}", tags=["Me"], summary="Delete an API key", **operation(None, 401, 403, 404, 422, status=204)
+)
+def delete_api_key(accounts: AccountService, who: Who, key_id: RecordId) -> Response:
+    """It stops working with the next request."""
+    accounts.delete_api_key(who, key_id)
+    return NO_CONTENT()
+
+
+@router.get(
+    "/users",
+    tags=["Users"],
+    summary="List users",
+    **operation(Page[User], 401, 403, 422, example={"items": [_USER], "next": None}),
+)
+def list_users(
+    accounts: AccountService, who: Who, q: SearchText = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Response:
+    """For administrators."""
+    return answer(accounts.list_users(who, page_request(limit, cursor), words=q))
+
+
+@router.post(
+    "/users",
+    tags=["Users"],
+    summary="Create a user",
+    **operation(User, 400, 401, 403, 409, 413, 422, status=201, example=_USER),
+)
+async def create_user(
+    accounts: AccountService, lane: PasswordLane, who: Who, body: UserIn, once: MaybeOnce
+) -> Response:
+    """For administrators. A new user sees no site until one is granted."""
+    user = await lane.run(accounts.create_user, who, **body.model_dump(), once=once)
+    return created(user, f"/api/v1/users/{user.id}")
+
+
+@router.get(
+    "/users/{user_id}", tags=["Users"], summary="Get a user", **operation(User, 401, 403, 404, 422, example=_USER)
+)
+def get_user(accounts: AccountService, who: Who, user_id: RecordId) -> Response:
+    """For administrators."""
+    return answer(accounts.get_user(who, user_id))
+
+
+@router.patch(
+    "/users/{user_id}",
+    tags=["Users"],
+    summary="Change a user",
+    **operation(User, 400, 401, 403, 404, 409, 413, 422, example=_USER),
+)
+async def change_user(
+    accounts: AccountService, lane: PasswordLane, who: Who, user_id: RecordId, body: UserChange
+) -> Response:
+    """For administrators. Only the fields that are given change; a new password signs the user out everywhere."""
+    return answer(await lane.run(accounts.change_user, who, user_id, body.model_dump(exclude_unset=True)))
+
+
+@router.delete(
+    "/users/{user_id}", tags=["Users"], summary="Delete a user", **operation(None, 401, 403, 404, 409, 422, status=204)
+)
+def delete_user(accounts: AccountService, who: Who, user_id: RecordId) -> Response:
+    """For administrators. The user's grants, API keys, sign-ins and subscriptions go with them."""
+    accounts.delete_user(who, user_id)
+    return NO_CONTENT()

@@ -1,0 +1,79 @@
+"""What requests about users, sign-ins and keys may say."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from kilowatch.auth.model import ALL_SCOPES, Role, Scope
+from kilowatch.kit.text import MAX_ID, Name
+
+Email = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True,
+        to_lower=True,
+        max_length=254,
+        pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+$",
+    ),
+    AfterValidator(str.casefold),
+]
+Password = Annotated[str, StringConstraints(min_length=8, max_length=200)]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused, so that a misspelt one is never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class UserIn(Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "email": "ada@example.org",
+                "name": "Ada",
+                "password": "correct horse battery",
+                "is_admin": False,
+            }
+        }
+    )
+    email: Email
+    name: Name
+    password: Password
+    is_admin: bool = False
+
+
+class UserChange(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "Ada L."}})
+    email: Email = Field(default="")
+    name: Name = Field(default="")
+    password: Password = Field(default="")
+    is_admin: bool = False
+
+
+class GrantIn(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"role": "technician"}})
+    role: Role
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+class ApiKeyIn(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "Gateway", "scopes": ["ingest"], "site_id": 1}})
+    name: Name
+    scopes: list[Scope] = Field(
+        default_factory=lambda: sorted(ALL_SCOPES),
+        min_length=1,
+        max_length=3,
+        description="`read` looks, `write` changes the catalogue, `ingest` sends readings.",
+    )
+    site_id: int | None = Field(None, ge=1, le=MAX_ID, description="Only this site, if given.")
+    expires_at: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
+
+
+class RefreshIn(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"refresh_token": "…"}})
+    refresh_token: str = Field(min_length=1, max_length=200)

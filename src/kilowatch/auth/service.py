@@ -1,0 +1,344 @@
+"""Decides who someone is, how they sign in, and what administrators may do to users and grants."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from kilowatch.auth import secrets, store
+from kilowatch.auth.model import ApiKey, Credential, Grant, Me, NewApiKey, Principal, Role, Scope, Tokens, User
+from kilowatch.auth.rights import require_admin, require_scope
+from kilowatch.config import Settings
+from kilowatch.errors import Conflict, Forbidden, NotFound, TooMany, Unauthenticated, conflict, invalid
+from kilowatch.kit.db import Database
+from kilowatch.kit.idempotency import Once, run_once
+from kilowatch.kit.paging import Page, PageRequest, page_of
+
+Clock = Callable[[], datetime]
+Caller = Credential | Principal
+"""A request's credential, still to be looked up; or somebody known already (the command line's operator)."""
+
+ATTEMPT_WINDOW = timedelta(minutes=15)
+
+
+class NoSuchUser(NotFound):
+    def __init__(self) -> None:
+        super().__init__("There is no such user.")
+
+
+class NoSuchApiKey(NotFound):
+    def __init__(self) -> None:
+        super().__init__("There is no such API key.")
+
+
+class LastAdministrator(Conflict):
+    def __init__(self) -> None:
+        super().__init__("This is the last administrator; make another user one first.")
+
+
+class BadCredentials(Unauthenticated):
+    def __init__(self) -> None:
+        super().__init__("The email or the password is wrong.")
+
+
+class Work(NamedTuple):
+    """A unit of work: its transaction, on whose behalf, and the time it is now for all of it."""
+
+    connection: Connection
+    who: Principal
+    now: datetime
+
+
+class Gate:
+    """Opens units of work for whoever asks, so that no service can reach data without knowing who it is for."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    @contextmanager
+    def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
+        with self._database.read() as connection:
+            yield self._work(connection, caller, scope)
+
+    @contextmanager
+    def writing(self, caller: Caller, *, scope: Scope = "write") -> Iterator[Work]:
+        with self._database.write() as connection:
+            yield self._work(connection, caller, scope)
+
+    def _work(self, connection: Connection, caller: Caller, scope: Scope) -> Work:
+        now = self._clock()
+        who = caller if isinstance(caller, Principal) else self._identify(connection, caller, now)
+        require_scope(who, scope)
+        return Work(connection, who, now)
+
+    def _identify(self, connection: Connection, credential: Credential, now: datetime) -> Principal:
+        if credential.key_hash is not None:
+            who = store.find_principal_by_key(connection, credential.key_hash, now)
+            problem = "This API key is unknown, deleted or expired."
+        else:
+            who = store.find_principal_by_sign_in(connection, credential.sign_in_id or 0)
+            problem = "This sign-in has ended; sign in again at `/api/v1/auth/token`."
+        if who is None:
+            raise Unauthenticated(problem)
+        return who
+
+
+class SignIns:
+    """Signing in with a password, staying signed in with refresh tokens, signing out."""
+
+    def __init__(self, database: Database, gate: Gate, settings: Settings, signing_key: str, clock: Clock) -> None:
+        self._database = database
+        self._gate = gate
+        self._signing_key = signing_key
+        self._clock = clock
+        self._access_life = timedelta(minutes=settings.access_token_minutes)
+        self._refresh_life = timedelta(days=settings.refresh_token_days)
+        self._most_attempts = settings.login_attempts
+
+    def read_credential(self, bearer: str) -> Credential:
+        return secrets.read_credential(bearer, signing_key=self._signing_key, now=self._clock())
+
+    def sign_in(self, email: str, password: str, *, address: str) -> Tokens:
+        """Tokens for an email and password, from the client at `address`.
+
+        Raises:
+            Unauthenticated: one of them is wrong; which, is not said.
+            TooMany: too many failures of this account or address in the last 15 minutes.
+        """
+        email = email.strip().casefold()
+        now = self._clock()
+        attempts = self._count_attempt(email, address, now)
+        with self._database.read() as connection:
+            found = store.find_password(connection, email)
+        matches = secrets.password_matches(password, found[1] if found else None)
+        if not matches or found is None:
+            raise BadCredentials
+        with self._database.write() as connection:
+            store.delete_attempts(connection, attempts)
+            store.forget_expired_tokens(connection, now)
+            sign_in_id = store.add_sign_in(connection, found[0], now)
+            return self._tokens(connection, sign_in_id, found[0], now)
+
+    def refresh(self, refresh_token: str) -> Tokens:
+        """New tokens for a refresh token, which is used up; a second use ends the sign-in, as one of the two was stolen."""
+        token_hash = secrets.hash_token(refresh_token)
+        now = self._clock()
+        with self._database.write() as connection:
+            found = store.find_sign_in_of_token(connection, token_hash)
+            if found is not None and found[3] is None and found[2] > now:
+                sign_in_id, user_id, *_ = found
+                if store.use_refresh_token(connection, token_hash, now):
+                    return self._tokens(connection, sign_in_id, user_id, now)
+                store.end_sign_ins(connection, now, sign_in_id=sign_in_id)
+        # Raised outside of the transaction, so that the end of the sign-in is committed.
+        raise Unauthenticated("The refresh token is not valid any more; sign in again at `/api/v1/auth/token`.")
+
+    def sign_out(self, caller: Caller) -> None:
+        with self._gate.writing(caller, scope="read") as work:
+            if work.who.sign_in_id is None:
+                raise Forbidden("An API key does not sign in or out; delete it at `/api/v1/me/api-keys/{id}`.")
+            store.end_sign_ins(work.connection, work.now, sign_in_id=work.who.sign_in_id)
+
+    def _tokens(self, connection: Connection, sign_in_id: int, user_id: int, now: datetime) -> Tokens:
+        refresh_token = secrets.new_token()
+        store.add_refresh_token(connection, secrets.hash_token(refresh_token), sign_in_id, now + self._refresh_life)
+        token = secrets.access_token(
+            sign_in_id, user_id, signing_key=self._signing_key, now=now, life=self._access_life
+        )
+        return Tokens(token, refresh_token, expires_in=int(self._access_life.total_seconds()))
+
+    def _count_attempt(self, email: str, address: str, now: datetime) -> list[int]:
+        """Count it before the password is checked (many at once can't slip through); a success takes it back."""
+        most = {
+            f"account {email} from {address}": self._most_attempts,
+            f"account {email}": 5 * self._most_attempts,
+            f"address {address}": 10 * self._most_attempts,
+        }
+        with self._database.write() as connection:
+            store.forget_attempts(connection, now - ATTEMPT_WINDOW)
+            counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW)
+            if any(counts.get(subject, 0) >= limit for subject, limit in most.items()):
+                minutes = int(ATTEMPT_WINDOW.total_seconds()) // 60
+                raise TooMany(
+                    f"Too many failed sign-ins; try again in {minutes} minutes.",
+                    retry_after_s=int(ATTEMPT_WINDOW.total_seconds()),
+                )
+            return store.add_attempts(connection, list(most), now)
+
+
+class Accounts:
+    """Users and their grants, for administrators; oneself and one's API keys, for everyone."""
+
+    def __init__(self, gate: Gate, signing_key: str) -> None:
+        self._gate = gate
+        self._signing_key = signing_key
+
+    def me(self, caller: Caller) -> Me:
+        with self._gate.reading(caller) as work:
+            who = work.who
+            grants = store.grants_of_user(work.connection, who.user_id, only_site_id=who.only_site_id)
+            return Me(who.user_id, who.email, who.name, who.is_admin, grants)
+
+    # ── users ──
+
+    def list_users(self, caller: Caller, page: PageRequest, *, words: str | None) -> Page[User]:
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return page_of(store.page_users(work.connection, page, words=words), page, id_of=lambda user: user.id)
+
+    def get_user(self, caller: Caller, user_id: int) -> User:
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return _user(work.connection, user_id)
+
+    def create_user(
+        self, caller: Caller, *, email: str, name: str, password: str, is_admin: bool, once: Once | None = None
+    ) -> User:
+        password_hash = secrets.hash_password(password)
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+
+            def create() -> User:
+                _refuse_taken_email(work.connection, email)
+                user_id = store.add_user(
+                    work.connection,
+                    email=email,
+                    name=name,
+                    password_hash=password_hash,
+                    is_admin=is_admin,
+                    now=work.now,
+                )
+                return _user(work.connection, user_id)
+
+            return run_once(
+                work.connection, create, once=once, user_id=work.who.user_id, answer_type=User, now=work.now
+            )
+
+    def change_user(self, caller: Caller, user_id: int, changes: dict[str, object]) -> User:
+        """Change `email`, `name`, `is_admin` or `password`; a new password ends all of the user's sign-ins."""
+        values = dict(changes)
+        if "password" in values:
+            values["password_hash"] = secrets.hash_password(str(values.pop("password")))
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+            user = _user(work.connection, user_id)
+            if "email" in values and values["email"] != user.email:
+                _refuse_taken_email(work.connection, str(values["email"]))
+            if user.is_admin and values.get("is_admin") is False:
+                _keep_an_administrator(work.connection, user_id)
+            if values:
+                store.change_user(work.connection, user_id, values)
+            if "password_hash" in values:
+                store.end_sign_ins(work.connection, work.now, user_id=user_id)
+            return _user(work.connection, user_id)
+
+    def delete_user(self, caller: Caller, user_id: int) -> None:
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+            if _user(work.connection, user_id).is_admin:
+                _keep_an_administrator(work.connection, user_id)
+            store.delete_user(work.connection, user_id)
+
+    def user_id_of(self, caller: Caller, email: str) -> int:
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            user = store.find_user_by_email(work.connection, email.strip().casefold())
+            if user is None:
+                raise NoSuchUser
+            return user.id
+
+    # ── API keys ──
+
+    def list_api_keys(self, caller: Caller, page: PageRequest) -> Page[ApiKey]:
+        with self._gate.reading(caller) as work:
+            return page_of(store.page_api_keys(work.connection, work.who.user_id, page), page, id_of=lambda key: key.id)
+
+    def create_api_key(
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        scopes: list[Scope],
+        site_id: int | None,
+        expires_at: datetime | None,
+        once: Once | None,
+    ) -> NewApiKey:
+        with self._gate.writing(caller) as work:
+            who = _signed_in(work.who)
+            secret = (
+                secrets.new_api_key()
+                if once is None
+                else secrets.repeatable_api_key(self._signing_key, str(who.user_id), once.key, once.fingerprint)
+            )
+
+            def create() -> ApiKey:
+                _check_key(work, site_id=site_id, expires_at=expires_at)
+                key = ApiKey(0, name, secret[:9], scopes, site_id, work.now, expires_at)
+                values: dict[str, object] = {
+                    **{field: getattr(key, field) for field in key.__struct_fields__ if field != "id"},
+                    "user_id": who.user_id,
+                    "key_hash": secrets.hash_token(secret),
+                }
+                key_id = store.add_api_key(work.connection, values)
+                return ApiKey(key_id, *(getattr(key, field) for field in key.__struct_fields__[1:]))
+
+            key = run_once(work.connection, create, once=once, user_id=who.user_id, answer_type=ApiKey, now=work.now)
+            return NewApiKey(*(getattr(key, field) for field in key.__struct_fields__), key=secret)
+
+    def delete_api_key(self, caller: Caller, key_id: int) -> None:
+        with self._gate.writing(caller) as work:
+            if not store.delete_api_key(work.connection, _signed_in(work.who).user_id, key_id):
+                raise NoSuchApiKey
+
+
+# ── grants: called by the facility room, which knows whether the site is there ───────────────────────────────────────
+
+
+def list_grants(connection: Connection, site_id: int, page: PageRequest) -> Page[Grant]:
+    rows = store.page_grants_of_site(connection, site_id, page)
+    return page_of(rows, page, id_of=lambda grant: grant.user_id)
+
+
+def put_grant(connection: Connection, user_id: int, site_id: int, role: Role) -> Grant:
+    _user(connection, user_id)
+    store.put_grant(connection, user_id, site_id, role)
+    return Grant(user_id, site_id, role)
+
+
+def delete_grant(connection: Connection, user_id: int, site_id: int) -> None:
+    if not store.delete_grant(connection, user_id, site_id):
+        raise NotFound("This user has no grant at this site.")
+
+
+def _user(connection: Connection, user_id: int) -> User:
+    user = store.find_user(connection, user_id)
+    if user is None:
+        raise NoSuchUser
+    return user
+
+
+def _refuse_taken_email(connection: Connection, email: str) -> None:
+    if store.find_user_by_email(connection, email) is not None:
+        raise conflict("email", "There is a user with this email already.")
+
+
+def _keep_an_administrator(connection: Connection, user_id: int) -> None:
+    if store.lock_admins(connection) == [user_id]:
+        raise LastAdministrator
+
+
+def _signed_in(who: Principal) -> Principal:
+    if who.sign_in_id is None:
+        raise Forbidden("An API key can't make or delete API keys; sign in with a password.")
+    return who
+
+
+def _check_key(work: Work, *, site_id: int | None, expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= work.now:
+        raise invalid("expires_at", "This time has passed already.")
+    if site_id is not None and not work.who.is_admin:
+        if not store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id):
+            raise invalid("site_id", "There is no such site.")

@@ -1,0 +1,217 @@
+"""Reads and writes users, sign-ins, API keys and grants."""
+
+import hashlib
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+
+from kilowatch.auth.model import (
+    ApiKey,
+    ApiKeyRow,
+    Grant,
+    GrantRow,
+    Principal,
+    RefreshTokenRow,
+    Role,
+    SignInAttemptRow,
+    SignInRow,
+    User,
+    UserRow,
+)
+from kilowatch.kit.db import columns, contains, fetch_all, fetch_one
+from kilowatch.kit.paging import PageRequest
+
+_USER = columns(UserRow, User)
+_API_KEY = columns(ApiKeyRow, ApiKey)
+_GRANT = columns(GrantRow, Grant)
+
+
+# ── who is asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find_principal_by_sign_in(connection: Connection, sign_in_id: int) -> Principal | None:
+    row = connection.execute(
+        select(UserRow.id, UserRow.email, UserRow.name, UserRow.is_admin)
+        .join(SignInRow, SignInRow.user_id == UserRow.id)
+        .where(SignInRow.id == sign_in_id, SignInRow.ended_at.is_(None))
+    ).first()
+    return None if row is None else Principal(*row, sign_in_id=sign_in_id)
+
+
+def find_principal_by_key(connection: Connection, key_hash: str, now: datetime) -> Principal | None:
+    row = connection.execute(
+        select(UserRow.id, UserRow.email, UserRow.name, UserRow.is_admin, ApiKeyRow.scopes, ApiKeyRow.site_id)
+        .join(ApiKeyRow, ApiKeyRow.user_id == UserRow.id)
+        .where(ApiKeyRow.key_hash == key_hash, or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now))
+    ).first()
+    if row is None:
+        return None
+    user_id, email, name, is_admin, scopes, site_id = row
+    return Principal(user_id, email, name, is_admin, scopes=frozenset(scopes), only_site_id=site_id)
+
+
+# ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page_users(connection: Connection, page: PageRequest, *, words: str | None) -> list[User]:
+    statement = select(*_USER).where(UserRow.id > page.after_id).order_by(UserRow.id).limit(page.limit + 1)
+    if words:
+        statement = statement.where(or_(contains(UserRow.email, words), contains(UserRow.name, words)))
+    return fetch_all(connection, statement, User)
+
+
+def find_user(connection: Connection, user_id: int) -> User | None:
+    return fetch_one(connection, select(*_USER).where(UserRow.id == user_id), User)
+
+
+def find_user_by_email(connection: Connection, email: str) -> User | None:
+    return fetch_one(connection, select(*_USER).where(UserRow.email == email), User)
+
+
+def find_password(connection: Connection, email: str) -> tuple[int, str] | None:
+    """A user's id and password hash."""
+    row = connection.execute(select(UserRow.id, UserRow.password_hash).where(UserRow.email == email)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def add_user(
+    connection: Connection, *, email: str, name: str, password_hash: str, is_admin: bool, now: datetime
+) -> int:
+    statement = insert(UserRow).values(
+        email=email, name=name, password_hash=password_hash, is_admin=is_admin, created_at=now
+    )
+    return connection.execute(statement.returning(UserRow.id)).scalar_one()
+
+
+def change_user(connection: Connection, user_id: int, values: dict[str, object]) -> None:
+    connection.execute(update(UserRow).where(UserRow.id == user_id).values(values))
+
+
+def delete_user(connection: Connection, user_id: int) -> None:
+    connection.execute(delete(UserRow).where(UserRow.id == user_id))
+
+
+def lock_admins(connection: Connection) -> list[int]:
+    """Ids of the administrators, locked, so that two of them can't remove each other at the same moment."""
+    return list(connection.execute(select(UserRow.id).where(UserRow.is_admin).with_for_update()).scalars())
+
+
+# ── grants ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def grants_of_user(connection: Connection, user_id: int, *, only_site_id: int | None = None) -> list[Grant]:
+    statement = select(*_GRANT).where(GrantRow.user_id == user_id).order_by(GrantRow.site_id)
+    if only_site_id is not None:
+        statement = statement.where(GrantRow.site_id == only_site_id)
+    return fetch_all(connection, statement, Grant)
+
+
+def page_grants_of_site(connection: Connection, site_id: int, page: PageRequest) -> list[Grant]:
+    statement = select(*_GRANT).where(GrantRow.site_id == site_id, GrantRow.user_id > page.after_id)
+    return fetch_all(connection, statement.order_by(GrantRow.user_id).limit(page.limit + 1), Grant)
+
+
+def put_grant(connection: Connection, user_id: int, site_id: int, role: Role) -> None:
+    this = update(GrantRow).where(GrantRow.user_id == user_id, GrantRow.site_id == site_id)
+    if connection.execute(this.values(role=role)).rowcount == 0:
+        connection.execute(insert(GrantRow).values(user_id=user_id, site_id=site_id, role=role))
+
+
+def delete_grant(connection: Connection, user_id: int, site_id: int) -> bool:
+    statement = delete(GrantRow).where(GrantRow.user_id == user_id, GrantRow.site_id == site_id)
+    return connection.execute(statement).rowcount > 0
+
+
+# ── sign-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_sign_in(connection: Connection, user_id: int, now: datetime) -> int:
+    return connection.execute(
+        insert(SignInRow).values(user_id=user_id, created_at=now).returning(SignInRow.id)
+    ).scalar_one()
+
+
+def end_sign_ins(
+    connection: Connection, now: datetime, *, sign_in_id: int | None = None, user_id: int | None = None
+) -> None:
+    """End one sign-in, or all of a user's."""
+    which = SignInRow.id == sign_in_id if sign_in_id is not None else SignInRow.user_id == user_id
+    connection.execute(update(SignInRow).where(which, SignInRow.ended_at.is_(None)).values(ended_at=now))
+
+
+def add_refresh_token(connection: Connection, token_hash: str, sign_in_id: int, expires_at: datetime) -> None:
+    connection.execute(
+        insert(RefreshTokenRow).values(token_hash=token_hash, sign_in_id=sign_in_id, expires_at=expires_at)
+    )
+
+
+def use_refresh_token(connection: Connection, token_hash: str, now: datetime) -> bool:
+    """Mark it as used; false if it was used before. Of two uses at one moment, one is told true."""
+    statement = update(RefreshTokenRow).where(
+        RefreshTokenRow.token_hash == token_hash, RefreshTokenRow.used_at.is_(None)
+    )
+    return connection.execute(statement.values(used_at=now)).rowcount == 1
+
+
+def find_sign_in_of_token(connection: Connection, token_hash: str) -> tuple[int, int, datetime, datetime | None] | None:
+    """The sign-in's id, its user's id, the token's expiry, and when the sign-in was ended."""
+    row = connection.execute(
+        select(SignInRow.id, SignInRow.user_id, RefreshTokenRow.expires_at, SignInRow.ended_at)
+        .join(SignInRow, SignInRow.id == RefreshTokenRow.sign_in_id)
+        .where(RefreshTokenRow.token_hash == token_hash)
+    ).first()
+    return None if row is None else (row[0], row[1], row[2], row[3])
+
+
+def forget_expired_tokens(connection: Connection, now: datetime) -> None:
+    connection.execute(delete(RefreshTokenRow).where(RefreshTokenRow.expires_at < now))
+    remaining = select(RefreshTokenRow.sign_in_id).where(RefreshTokenRow.sign_in_id == SignInRow.id)
+    connection.execute(delete(SignInRow).where(~remaining.exists()))
+
+
+# ── sign-in attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _subject(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def count_attempts(connection: Connection, subjects: list[str], since: datetime) -> dict[str, int]:
+    hashed = {_subject(subject): subject for subject in subjects}
+    rows = connection.execute(
+        select(SignInAttemptRow.subject, func.count())
+        .where(SignInAttemptRow.subject.in_(hashed), SignInAttemptRow.attempted_at > since)
+        .group_by(SignInAttemptRow.subject)
+    )
+    return {hashed[subject]: count for subject, count in rows}
+
+
+def add_attempts(connection: Connection, subjects: list[str], now: datetime) -> list[int]:
+    statement = insert(SignInAttemptRow).returning(SignInAttemptRow.id)
+    rows = [{"subject": _subject(subject), "attempted_at": now} for subject in subjects]
+    return list(connection.execute(statement, rows).scalars())
+
+
+def delete_attempts(connection: Connection, ids: list[int]) -> None:
+    connection.execute(delete(SignInAttemptRow).where(SignInAttemptRow.id.in_(ids)))
+
+
+def forget_attempts(connection: Connection, before: datetime) -> None:
+    connection.execute(delete(SignInAttemptRow).where(SignInAttemptRow.attempted_at < before))
+
+
+# ── API keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page_api_keys(connection: Connection, user_id: int, page: PageRequest) -> list[ApiKey]:
+    statement = select(*_API_KEY).where(ApiKeyRow.user_id == user_id, ApiKeyRow.id > page.after_id)
+    return fetch_all(connection, statement.order_by(ApiKeyRow.id).limit(page.limit + 1), ApiKey)
+
+
+def add_api_key(connection: Connection, values: dict[str, object]) -> int:
+    return connection.execute(insert(ApiKeyRow).values(values).returning(ApiKeyRow.id)).scalar_one()
+
+
+def delete_api_key(connection: Connection, user_id: int, key_id: int) -> bool:
+    statement = delete(ApiKeyRow).where(and_(ApiKeyRow.id == key_id, ApiKeyRow.user_id == user_id))
+    return connection.execute(statement).rowcount > 0

@@ -1,0 +1,150 @@
+"""Settings, read from the environment when `load_settings()` is called and never at import."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kilowatch.errors import Invalid
+
+_SECRET_MIN_LENGTH = 32
+_WELL_KNOWN_SECRETS = ("changeme", "change-me", "secret", "default", "example", "kilowatch", "password", "insecure")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Each field is an environment variable `KILOWATCH_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="KILOWATCH_", frozen=True, env_ignore_empty=True, extra="ignore")
+
+    environment: Literal["development", "production"] = Field(
+        "development", description="`production` logs JSON and insists on a secret key from the environment."
+    )
+    data_dir: Path = Field(
+        Path("var"), description="Directory of the SQLite file, the embedded history and the secret key."
+    )
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the catalogue: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`. "
+        "Default: `kilowatch.sqlite` in the data directory.",
+    )
+    history_url: str | None = Field(
+        None,
+        description="History engine: `chdb:///path` (embedded) or `clickhouse://user:password@host:8123/database`. "
+        "Default: `history` in the data directory.",
+    )
+    history_sync: bool = Field(
+        True,
+        description="Write readings through to the disk before answering. Off is faster and may lose the last seconds in a power cut.",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Signs access tokens; at least 32 characters. Default in development: made once and kept in the data directory.",
+    )
+    access_token_minutes: int = Field(15, ge=1, le=1440, description="Life of an access token, in minutes.")
+    refresh_token_days: int = Field(30, ge=1, le=365, description="Life of a sign-in without use of it, in days.")
+    login_attempts: int = Field(
+        10,
+        ge=1,
+        description="Failed sign-ins allowed in 15 minutes for an account from one address. "
+        "Five times as many for the account from anywhere, ten times as many from the address.",
+    )
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Largest request body, in bytes as sent (compressed if it is)."
+    )
+    max_decoded_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024, description="Largest request body once decompressed, in bytes."
+    )
+    max_future_s: int = Field(
+        86_400, ge=0, description="How far ahead of our clock a reading's timestamp may be, in seconds."
+    )
+    threads: int = Field(8, ge=1, le=64, description="Threads that answer requests to the catalogue.")
+    history_threads: int = Field(
+        4, ge=1, le=32, description="Threads that answer requests to the history; as many engine connections."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="`auto`: `json` in production or when the output is no terminal, else `console`."
+    )
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("secret_key")
+    @classmethod
+    def _strong_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < _SECRET_MIN_LENGTH:
+            raise ValueError(f"must have at least {_SECRET_MIN_LENGTH} characters: {_HOW_TO_MAKE_A_SECRET}")
+        return value
+
+    @model_validator(mode="after")
+    def _safe_in_production(self) -> "Settings":
+        if self.environment != "production":
+            return self
+        secret = self.secret_key.get_secret_value() if self.secret_key else ""
+        if not secret:
+            raise ValueError(f"KILOWATCH_SECRET_KEY must be set in production: {_HOW_TO_MAKE_A_SECRET}")
+        if any(word in secret.lower() for word in _WELL_KNOWN_SECRETS) or len(set(secret)) < 10:
+            raise ValueError(f"KILOWATCH_SECRET_KEY is a placeholder, not a secret: {_HOW_TO_MAKE_A_SECRET}")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'kilowatch.sqlite'}"
+
+    @property
+    def resolved_history_url(self) -> str:
+        return self.history_url or f"chdb://{self.data_dir / 'history'}"
+
+
+_HOW_TO_MAKE_A_SECRET = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+
+
+def load_settings() -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        Invalid: naming each environment variable that can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_input=False, include_url=False):
+            variable = "KILOWATCH_" + "_".join(str(part) for part in item["loc"]).upper() if item["loc"] else ""
+            lines.append(f"{variable}: {item['msg']}" if variable else item["msg"].removeprefix("Value error, "))
+        raise Invalid("; ".join(lines)) from error
+
+
+def prepare_data_dir(settings: Settings) -> None:
+    """Make the data directory, readable by its owner only."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def secret_key(settings: Settings) -> str:
+    """The key that signs tokens: from the environment, or made once and kept with mode 0600 in the data directory."""
+    if settings.secret_key is not None:
+        return settings.secret_key.get_secret_value()
+    path = settings.data_dir / "secret.key"
+    prepare_data_dir(settings)
+    try:
+        # Created whole under another name and linked into place, so that two starting processes agree on one key
+        # and neither ever reads half of it.
+        draft = path.with_name(f".secret.{os.getpid()}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        finally:
+            draft.unlink()
+    except FileExistsError:
+        pass  # an earlier start made it
+    return path.read_text().strip()

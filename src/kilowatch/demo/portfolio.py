@@ -1,0 +1,190 @@
+"""Puts the demo portfolio into a Kilowatch, through the same services as any client; running it again changes nothing."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from kilowatch.app import Kilowatch
+from kilowatch.auth.model import OPERATOR, Role
+from kilowatch.config import Settings
+from kilowatch.demo import house
+from kilowatch.errors import KilowatchError
+from kilowatch.facility.schemas import DeviceIn, SiteIn
+from kilowatch.kit.paging import PageRequest
+
+_EVERYTHING = PageRequest(limit=500)
+
+WORKSHOP = SiteIn(
+    name="Harbour workshop",
+    slug="harbour-workshop",
+    timezone="Europe/Berlin",
+    latitude=53.54,
+    longitude=9.97,
+    country="DE",
+    currency="EUR",
+)
+WIND_FARM = SiteIn(
+    name="Ridge wind farm",
+    slug="ridge-wind-farm",
+    timezone="America/Denver",
+    latitude=41.6,
+    longitude=-105.9,
+    country="US",
+    currency="USD",
+)
+_OTHERS: tuple[tuple[SiteIn, tuple[DeviceIn, ...]], ...] = (
+    (
+        WORKSHOP,
+        (
+            DeviceIn(name="Shed roof", slug="shed-roof", kind="pv_array", properties={"peak_kw": 24, "tilt_deg": 12}),
+            DeviceIn(name="Grid meter", slug="grid-meter", kind="grid_meter"),
+            DeviceIn(name="Van charger", slug="van-charger", kind="ev_charger", properties={"max_charge_kw": 22}),
+        ),
+    ),
+    (
+        WIND_FARM,
+        (
+            DeviceIn(name="Turbine 1", slug="turbine-1", kind="wind_turbine", properties={"rated_kw": 3000}),
+            DeviceIn(name="Turbine 2", slug="turbine-2", kind="wind_turbine", properties={"rated_kw": 3000}),
+            DeviceIn(name="Mast", slug="mast", kind="weather_station"),
+        ),
+    ),
+)
+
+
+class DemoUser(msgspec.Struct, frozen=True):
+    """A demo user, and what is shown of it."""
+
+    email: str
+    password: str
+    may: str
+
+
+class Demo(msgspec.Struct, frozen=True):
+    """What is needed to try the portfolio out."""
+
+    users: list[DemoUser]
+    api_key: str
+    subscription_id: int
+
+
+_USERS: tuple[tuple[str, str, str, dict[str, Role]], ...] = (
+    ("admin@example.org", "Ada Admin", "administers everything", {}),
+    ("technician@example.org", "Theo Technician", "technician of the Battery house", {house.SLUG: "technician"}),
+    (
+        "reader@example.org",
+        "Rosa Reader",
+        "reads the Battery house and the Harbour workshop",
+        {house.SLUG: "standard", "harbour-workshop": "standard"},
+    ),
+    ("newcomer@example.org", "Nils Newcomer", "has no grant, so sees no site", {}),
+)
+
+
+def prepare(services: Kilowatch, settings: Settings, *, progress: Callable[[str, int, int], None]) -> Demo:
+    """Make what is missing of the portfolio.
+
+    Args:
+        progress: told what is being loaded, and how many of how many parts are done.
+
+    Raises:
+        KilowatchError: a part was refused.
+    """
+    kept = settings.data_dir / "demo.json"
+    demo = _read(kept)
+    passwords = {user.email: user.password for user in demo.users} if demo else {}
+    users = [DemoUser(email, passwords.get(email) or secrets.token_urlsafe(9), may) for email, _, may, _ in _USERS]
+    if demo is None:
+        # Kept before the users are made, so that a start that is cut off leaves none whose password nobody knows.
+        _write(kept, Demo(users, "", 0))
+    site_ids = _make_sites(services)
+    _make_users(services, users, site_ids)
+    _load_house(services, progress)
+    if demo is None or not demo.api_key:
+        demo = _make_reader_kit(services, users, site_ids)
+        _write(kept, demo)
+    return demo
+
+
+def _make_sites(services: Kilowatch) -> dict[str, int]:
+    catalogue = services.catalogue
+    present = {site.slug: site.id for site in catalogue.list_sites(OPERATOR, _EVERYTHING, words=None).items}
+    for site, devices in ((house.SITE, tuple(device for device, _ in house.DEVICES)), *_OTHERS):
+        slug = site.slug or ""
+        if slug not in present:
+            present[slug] = catalogue.create_site(OPERATOR, site.model_dump()).id
+        there = {
+            device.slug
+            for device in catalogue.list_devices(OPERATOR, present[slug], _EVERYTHING, kind=None, words=None).items
+        }
+        for device in devices:
+            if device.slug not in there:
+                metrics = None if device.metrics is None else [metric.model_dump() for metric in device.metrics]
+                values = device.model_dump(exclude={"metrics"})
+                catalogue.create_device(OPERATOR, present[slug], values, metrics=metrics)
+    return present
+
+
+def _make_users(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, int]) -> None:
+    present = {user.email for user in services.accounts.list_users(OPERATOR, _EVERYTHING, words="@example.org").items}
+    for user, (email, name, _, grants) in zip(users, _USERS, strict=True):
+        if email in present:
+            continue
+        made = services.accounts.create_user(
+            OPERATOR, email=email, name=name, password=user.password, is_admin=email.startswith("admin@")
+        )
+        for slug, role in grants.items():
+            services.catalogue.put_grant(OPERATOR, site_ids[slug], made.id, role)
+
+
+def _load_house(services: Kilowatch, progress: Callable[[str, int, int], None]) -> None:
+    """Send the measurements, unless they are all there. Sending some again changes nothing."""
+    site_id = next(
+        site.id
+        for site in services.catalogue.list_sites(OPERATOR, _EVERYTHING, words=house.SLUG).items
+        if site.slug == house.SLUG
+    )
+    if all(reading.value is not None for reading in services.histories.latest_of_site(OPERATOR, site_id)):
+        return
+    bodies = list(house.ingest_bodies(house.read_measurements()))
+    for done, (name, body) in enumerate(bodies):
+        progress(name, done, len(bodies))
+        report = services.intake.take(OPERATOR, body, content_type="application/json")
+        if report.rejected:
+            raise KilowatchError(f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}")
+    progress("", len(bodies), len(bodies))
+
+
+def _make_reader_kit(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, int]) -> Demo:
+    """An API key and a subscription of the reader, made as the reader would."""
+    reader = users[2]
+    tokens = services.sign_ins.sign_in(reader.email, reader.password, address="demo")
+    credential = services.sign_ins.read_credential(tokens.access_token)
+    powers = [
+        reading.metric_id
+        for reading in services.histories.latest_of_site(credential, site_ids[house.SLUG])
+        if reading.metric == "power"
+    ]
+    subscription = services.subscriptions.create_subscription(credential, name="House power", metric_ids=powers)
+    key = services.accounts.create_api_key(
+        credential, name="Demo", scopes=["read"], site_id=None, expires_at=None, once=None
+    )
+    services.sign_ins.sign_out(credential)
+    return Demo(users, key.key, subscription.id)
+
+
+def _read(path: Path) -> Demo | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Demo)
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, demo: Demo) -> None:
+    draft = path.with_suffix(".new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(demo)))
+    draft.replace(path)

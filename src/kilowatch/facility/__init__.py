@@ -1,0 +1,1 @@
+"""The catalogue: sites, their devices, and the metrics that devices report."""

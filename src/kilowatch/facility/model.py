@@ -1,0 +1,186 @@
+"""Sites, devices and metrics."""
+
+from datetime import date, datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kilowatch.facility.kinds import DeviceKind
+from kilowatch.facility.quantities import Behaviour
+from kilowatch.kit.db import Base, Instant
+
+Source = Literal["reported", "simulated"]
+
+
+class SiteRow(Base):
+    __tablename__ = "sites"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    slug: Mapped[str] = mapped_column(String(60), unique=True)
+    timezone: Mapped[str] = mapped_column(String(60))
+    latitude: Mapped[float | None]
+    longitude: Mapped[float | None]
+    country: Mapped[str | None] = mapped_column(String(2))
+    currency: Mapped[str | None] = mapped_column(String(3))
+    notes: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class DeviceRow(Base):
+    __tablename__ = "devices"
+    __table_args__ = (
+        UniqueConstraint("site_id", "slug"),
+        UniqueConstraint("site_id", "serial_number"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    site_id: Mapped[int] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(120))
+    slug: Mapped[str] = mapped_column(String(60))
+    kind: Mapped[str] = mapped_column(String(30))
+    manufacturer: Mapped[str | None] = mapped_column(String(200))
+    model: Mapped[str | None] = mapped_column(String(200))
+    serial_number: Mapped[str | None] = mapped_column(String(200))
+    commissioned_on: Mapped[date | None]
+    source: Mapped[str] = mapped_column(String(20))
+    properties: Mapped[dict[str, Any]] = mapped_column(JSON)
+    version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class MetricRow(Base):
+    """A metric. Its id is never used again after it is deleted: readings of old can't show up under a new metric."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (UniqueConstraint("device_id", "key"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    device_id: Mapped[int] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(60))
+    name: Mapped[str] = mapped_column(String(120))
+    quantity: Mapped[str] = mapped_column(String(30))
+    unit: Mapped[str] = mapped_column(String(30))
+    behaviour: Mapped[str] = mapped_column(String(10))
+    max_gap_s: Mapped[int | None]
+    valid_min: Mapped[float | None]
+    valid_max: Mapped[float | None]
+
+
+class ErasureRow(Base):
+    """A metric that is deleted here and whose readings are still to be erased from the history.
+
+    Written with the deletion and removed when the history has done its part, so that a crash between the two is
+    made good at the next start.
+    """
+
+    __tablename__ = "erasures"
+    __table_args__ = (Index(None, "requested_at"),)
+
+    metric_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    requested_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Site(msgspec.Struct, frozen=True):
+    id: int
+    name: str
+    slug: str
+    timezone: str
+    latitude: float | None
+    longitude: float | None
+    country: str | None
+    currency: str | None
+    notes: str | None
+    created_at: datetime
+
+
+class Metric(msgspec.Struct, frozen=True):
+    id: int
+    device_id: int
+    key: str
+    name: str
+    quantity: str
+    unit: str
+    behaviour: Behaviour
+    max_gap_s: int | None
+    valid_min: float | None
+    valid_max: float | None
+
+
+class Device(msgspec.Struct, frozen=True):
+    id: int
+    site_id: int
+    name: str
+    slug: str
+    kind: DeviceKind
+    manufacturer: str | None
+    model: str | None
+    serial_number: str | None
+    commissioned_on: date | None
+    source: Source
+    properties: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class DeviceWithMetrics(Device, frozen=True, kw_only=True):
+    """A device and all that it measures."""
+
+    metrics: list[Metric]
+
+
+class PlacedMetric(msgspec.Struct, frozen=True):
+    """A metric with the names it is known by outside: `site/device/key`."""
+
+    id: int
+    site_id: int
+    site: str
+    timezone: str
+    device_id: int
+    device: str
+    key: str
+    name: str
+    quantity: str
+    unit: str
+    behaviour: Behaviour
+    max_gap_s: int | None
+    valid_min: float | None
+    valid_max: float | None
+
+    @property
+    def path(self) -> str:
+        return f"{self.site}/{self.device}/{self.key}"
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """What a deletion took along."""
+
+    devices: int
+    metrics: int
+    readings: int | None
+
+
+class KindInfo(msgspec.Struct, frozen=True):
+    """A kind of device: its properties as JSON Schema, and its usual metrics."""
+
+    key: DeviceKind
+    name: str
+    properties: dict[str, Any]
+    metrics: list["UsualMetricInfo"]
+
+
+class UsualMetricInfo(msgspec.Struct, frozen=True):
+    key: str
+    name: str
+    quantity: str
+    unit: str
+    behaviour: Behaviour
+    max_gap_s: int | None
+    valid_min: float | None
+    valid_max: float | None

@@ -1,0 +1,42 @@
+"""What a metric can measure: each quantity with its usual unit, and how its readings usually behave."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Behaviour = Literal["gauge", "counter"]
+GAUGE_MAX_GAP_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    key: str
+    unit: str
+    behaviour: Behaviour = "gauge"
+
+
+_ALL = (
+    Quantity("power", "kW"),
+    Quantity("reactive_power", "kvar"),
+    Quantity("apparent_power", "kVA"),
+    Quantity("power_factor", "dimensionless"),
+    Quantity("energy", "kWh", "counter"),
+    Quantity("state_of_charge", "%"),
+    Quantity("state_of_health", "%"),
+    Quantity("voltage", "V"),
+    Quantity("current", "A"),
+    Quantity("frequency", "Hz"),
+    Quantity("irradiance", "W/m²"),
+    Quantity("temperature", "°C"),
+    Quantity("humidity", "%"),
+    Quantity("pressure", "hPa"),
+    Quantity("wind_speed", "m/s"),
+    Quantity("wind_direction", "deg"),
+    Quantity("rotational_speed", "rpm"),
+    Quantity("angle", "deg"),
+    Quantity("volume", "m³", "counter"),
+    Quantity("volume_flow", "m³/h"),
+    Quantity("mass", "kg"),
+    Quantity("duration", "s"),
+    Quantity("dimensionless", "dimensionless"),
+)
+QUANTITIES = {quantity.key: quantity for quantity in _ALL}

@@ -1,0 +1,345 @@
+"""HTTP for sites, grants, devices and metrics."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from kilowatch.auth.model import Grant
+from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.auth.schemas import GrantIn
+from kilowatch.facility.kinds import DeviceKind
+from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, KindInfo, Metric, Site
+from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn, SiteChange, SiteIn
+from kilowatch.facility.service import Catalogue, device_kinds, etag
+from kilowatch.kit.openapi import operation
+from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.web import (
+    LIMIT_DEFAULT,
+    NO_CONTENT,
+    Cursor,
+    Limit,
+    RecordId,
+    SearchText,
+    answer,
+    created,
+)
+
+router = APIRouter(prefix="/api/v1")
+
+
+def _catalogue(request: Request) -> Catalogue:
+    service: Catalogue = request.app.state.catalogue
+    return service
+
+
+CatalogueService = Annotated[Catalogue, Depends(_catalogue)]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        max_length=200,
+        description="The `ETag` that was read: the change is made only if it is still the newest (else 412).",
+    ),
+]
+
+_SITE = {
+    "id": 1,
+    "name": "Home",
+    "slug": "home",
+    "timezone": "Europe/London",
+    "latitude": 51.5,
+    "longitude": -0.1,
+    "country": "GB",
+    "currency": "GBP",
+    "notes": None,
+    "created_at": "2026-01-05T09:30:00Z",
+}
+_GRANT = {"user_id": 2, "site_id": 1, "role": "technician"}
+_METRIC = {
+    "id": 7,
+    "device_id": 3,
+    "key": "power",
+    "name": "Power",
+    "quantity": "power",
+    "unit": "kW",
+    "behaviour": "gauge",
+    "max_gap_s": 900,
+    "valid_min": None,
+    "valid_max": None,
+}
+_DEVICE = {
+    "id": 3,
+    "site_id": 1,
+    "name": "Roof",
+    "slug": "roof",
+    "kind": "pv_array",
+    "manufacturer": None,
+    "model": None,
+    "serial_number": "PV-0042",
+    "commissioned_on": "2024-05-01",
+    "source": "reported",
+    "properties": {"peak_kw": 9.8, "tilt_deg": 30.0, "azimuth_deg": 180.0},
+    "version": 1,
+    "created_at": "2026-01-05T09:30:00Z",
+    "updated_at": "2026-01-05T09:30:00Z",
+}
+_DELETED = {"devices": 1, "metrics": 2, "readings": 525600}
+_ETAG = {"ETag": "The device's version, for `If-Match`."}
+
+
+def _page(item: object) -> dict[str, object]:
+    return {"items": [item], "next": None}
+
+
+@router.get("/device-kinds", tags=["Devices"], summary="List the kinds of device", **operation(list[KindInfo], 401))
+def list_device_kinds(_who: Who) -> Response:
+    """Each kind's properties as JSON Schema, and the metrics that a device of it gets if none are named."""
+    return answer(device_kinds())
+
+
+# ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "/sites", tags=["Sites"], summary="List sites", **operation(Page[Site], 401, 403, 422, example=_page(_SITE))
+)
+def list_sites(
+    catalogue: CatalogueService, who: Who, q: SearchText = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Response:
+    """The sites that the caller has a grant for; all of them for an administrator."""
+    return answer(catalogue.list_sites(who, page_request(limit, cursor), words=q))
+
+
+@router.post(
+    "/sites",
+    tags=["Sites"],
+    summary="Create a site",
+    **operation(Site, 400, 401, 403, 409, 413, 422, status=201, example=_SITE),
+)
+def create_site(catalogue: CatalogueService, who: Who, body: SiteIn, once: MaybeOnce) -> Response:
+    """For administrators. Nobody else sees it until it is granted to them."""
+    site = catalogue.create_site(who, body.model_dump(), once=once)
+    return created(site, f"/api/v1/sites/{site.id}")
+
+
+@router.get(
+    "/sites/{site_id}", tags=["Sites"], summary="Get a site", **operation(Site, 401, 403, 404, 422, example=_SITE)
+)
+def get_site(catalogue: CatalogueService, who: Who, site_id: RecordId) -> Response:
+    return answer(catalogue.get_site(who, site_id))
+
+
+@router.patch(
+    "/sites/{site_id}",
+    tags=["Sites"],
+    summary="Change a site",
+    **operation(Site, 400, 401, 403, 404, 409, 413, 422, example=_SITE),
+)
+def change_site(catalogue: CatalogueService, who: Who, site_id: RecordId, body: SiteChange) -> Response:
+    """For administrators. Only the fields that are given change."""
+    return answer(catalogue.change_site(who, site_id, body.model_dump(exclude_unset=True)))
+
+
+@router.delete(
+    "/sites/{site_id}",
+    tags=["Sites"],
+    summary="Delete a site",
+    **operation(Deleted, 401, 403, 404, 422, example=_DELETED, description="What went with it."),
+)
+def delete_site(catalogue: CatalogueService, who: Who, site_id: RecordId) -> Response:
+    """For administrators. Its devices, metrics, readings and grants go with it."""
+    return answer(catalogue.delete_site(who, site_id))
+
+
+@router.get(
+    "/sites/{site_id}/grants",
+    tags=["Grants"],
+    summary="List who may do what at a site",
+    **operation(Page[Grant], 401, 403, 404, 422, example=_page(_GRANT)),
+)
+def list_grants(
+    catalogue: CatalogueService, who: Who, site_id: RecordId, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Response:
+    """For administrators."""
+    return answer(catalogue.list_grants(who, site_id, page_request(limit, cursor)))
+
+
+@router.put(
+    "/sites/{site_id}/grants/{user_id}",
+    tags=["Grants"],
+    summary="Give a user a role at a site",
+    **operation(Grant, 400, 401, 403, 404, 409, 413, 422, example=_GRANT),
+)
+def put_grant(catalogue: CatalogueService, who: Who, site_id: RecordId, user_id: RecordId, body: GrantIn) -> Response:
+    """For administrators. `standard` reads; `technician` also changes devices and metrics and sends readings."""
+    return answer(catalogue.put_grant(who, site_id, user_id, body.role))
+
+
+@router.delete(
+    "/sites/{site_id}/grants/{user_id}",
+    tags=["Grants"],
+    summary="Take a user's role at a site away",
+    **operation(None, 401, 403, 404, 422, status=204),
+)
+def delete_grant(catalogue: CatalogueService, who: Who, site_id: RecordId, user_id: RecordId) -> Response:
+    """For administrators. Takes effect with the user's next request."""
+    catalogue.delete_grant(who, site_id, user_id)
+    return NO_CONTENT()
+
+
+# ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "/sites/{site_id}/devices",
+    tags=["Devices"],
+    summary="List a site's devices",
+    **operation(Page[Device], 401, 403, 404, 422, example=_page(_DEVICE)),
+)
+def list_devices(
+    catalogue: CatalogueService,
+    who: Who,
+    site_id: RecordId,
+    kind: Annotated[DeviceKind | None, Query(description="Only this kind.")] = None,
+    q: SearchText = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Response:
+    page = page_request(limit, cursor)
+    return answer(catalogue.list_devices(who, site_id, page, kind=kind, words=q))
+
+
+@router.post(
+    "/sites/{site_id}/devices",
+    tags=["Devices"],
+    summary="Add a device",
+    **operation(
+        DeviceWithMetrics,
+        400,
+        401,
+        403,
+        404,
+        409,
+        413,
+        422,
+        status=201,
+        example=_DEVICE | {"metrics": [_METRIC]},
+        headers=_ETAG,
+    ),
+)
+def create_device(
+    catalogue: CatalogueService, who: Who, site_id: RecordId, body: DeviceIn, once: MaybeOnce
+) -> Response:
+    """For technicians of the site. With no metrics named, it gets its kind's usual ones."""
+    metrics = None if body.metrics is None else [metric.model_dump() for metric in body.metrics]
+    values = body.model_dump(exclude={"metrics"})
+    device = catalogue.create_device(who, site_id, values, metrics=metrics, once=once)
+    return created(device, f"/api/v1/devices/{device.id}", headers={"ETag": etag(device)})
+
+
+@router.get(
+    "/devices/{device_id}",
+    tags=["Devices"],
+    summary="Get a device",
+    **operation(DeviceWithMetrics, 401, 403, 404, 422, example=_DEVICE | {"metrics": [_METRIC]}, headers=_ETAG),
+)
+def get_device(catalogue: CatalogueService, who: Who, device_id: RecordId) -> Response:
+    device = catalogue.get_device(who, device_id)
+    return answer(device, headers={"ETag": etag(device)})
+
+
+@router.patch(
+    "/devices/{device_id}",
+    tags=["Devices"],
+    summary="Change a device",
+    **operation(
+        DeviceWithMetrics,
+        400,
+        401,
+        403,
+        404,
+        409,
+        412,
+        413,
+        422,
+        example=_DEVICE | {"metrics": [_METRIC]},
+        headers=_ETAG,
+    ),
+)
+def change_device(
+    catalogue: CatalogueService, who: Who, device_id: RecordId, body: DeviceChange, if_match: IfMatch = None
+) -> Response:
+    """For technicians of the site. Only the fields that are given change; the same holds inside `properties`."""
+    device = catalogue.change_device(who, device_id, body.model_dump(exclude_unset=True), if_match=if_match)
+    return answer(device, headers={"ETag": etag(device)})
+
+
+@router.delete(
+    "/devices/{device_id}",
+    tags=["Devices"],
+    summary="Delete a device",
+    **operation(Deleted, 401, 403, 404, 412, 422, example=_DELETED, description="What went with it."),
+)
+def delete_device(catalogue: CatalogueService, who: Who, device_id: RecordId, if_match: IfMatch = None) -> Response:
+    """For technicians of the site. Its metrics and all their readings go with it; nothing is kept."""
+    return answer(catalogue.delete_device(who, device_id, if_match=if_match))
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get(
+    "/devices/{device_id}/metrics",
+    tags=["Metrics"],
+    summary="List a device's metrics",
+    **operation(Page[Metric], 401, 403, 404, 422, example=_page(_METRIC)),
+)
+def list_metrics(
+    catalogue: CatalogueService, who: Who, device_id: RecordId, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Response:
+    return answer(catalogue.list_metrics(who, device_id, page_request(limit, cursor)))
+
+
+@router.post(
+    "/devices/{device_id}/metrics",
+    tags=["Metrics"],
+    summary="Add a metric to a device",
+    **operation(Metric, 400, 401, 403, 404, 409, 413, 422, status=201, example=_METRIC),
+)
+def create_metric(
+    catalogue: CatalogueService, who: Who, device_id: RecordId, body: MetricIn, once: MaybeOnce
+) -> Response:
+    """For technicians of the site."""
+    metric = catalogue.create_metric(who, device_id, body.model_dump(), once=once)
+    return created(metric, f"/api/v1/metrics/{metric.id}")
+
+
+@router.get(
+    "/metrics/{metric_id}",
+    tags=["Metrics"],
+    summary="Get a metric",
+    **operation(Metric, 401, 403, 404, 422, example=_METRIC),
+)
+def get_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId) -> Response:
+    return answer(catalogue.get_metric(who, metric_id))
+
+
+@router.patch(
+    "/metrics/{metric_id}",
+    tags=["Metrics"],
+    summary="Change a metric",
+    **operation(Metric, 400, 401, 403, 404, 409, 413, 422, example=_METRIC),
+)
+def change_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId, body: MetricChange) -> Response:
+    """For technicians of the site. Quantity, unit and behaviour can change only while there are no readings."""
+    return answer(catalogue.change_metric(who, metric_id, body.model_dump(exclude_unset=True)))
+
+
+@router.delete(
+    "/metrics/{metric_id}",
+    tags=["Metrics"],
+    summary="Delete a metric",
+    **operation(Deleted, 401, 403, 404, 409, 422, example=_DELETED, description="What went with it."),
+)
+def delete_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId) -> Response:
+    """For technicians of the site. Its readings go with it; a device's last metric can't be deleted."""
+    return answer(catalogue.delete_metric(who, metric_id))

@@ -1,0 +1,499 @@
+"""Decides who may see and change what in the catalogue, and what must hold there."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from kilowatch.auth import service as auth
+from kilowatch.auth.model import Grant, Principal, Role
+from kilowatch.auth.rights import require_admin, require_technician
+from kilowatch.auth.service import Caller, Gate
+from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, Unavailable, conflict, invalid
+from kilowatch.facility import store
+from kilowatch.facility.kinds import KINDS
+from kilowatch.facility.model import (
+    Deleted,
+    Device,
+    DeviceWithMetrics,
+    KindInfo,
+    Metric,
+    PlacedMetric,
+    Site,
+    UsualMetricInfo,
+)
+from kilowatch.facility.quantities import QUANTITIES
+from kilowatch.kit import units
+from kilowatch.kit.db import Database
+from kilowatch.kit.idempotency import Once, run_once
+from kilowatch.kit.paging import Page, PageRequest, page_of
+from kilowatch.kit.text import free_slug, slug_from
+
+log = structlog.get_logger("kilowatch.facility")
+
+_STRAGGLERS = timedelta(minutes=10)
+_MEANING = ("quantity", "unit", "behaviour")
+
+
+class NoSuchSite(NotFound):
+    def __init__(self) -> None:
+        super().__init__("There is no such site.")
+
+
+class NoSuchDevice(NotFound):
+    def __init__(self) -> None:
+        super().__init__("There is no such device.")
+
+
+class NoSuchMetric(NotFound):
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__("There is no such metric." if name is None else f"There is no metric {name!r}.")
+
+
+class StaleDevice(Stale):
+    def __init__(self) -> None:
+        super().__init__("The device has changed since you read it; read it again and repeat your change.")
+
+
+class LastMetric(Conflict):
+    def __init__(self) -> None:
+        super().__init__("This is the device's last metric; a device has at least one. Delete the device instead.")
+
+
+class Readings(Protocol):
+    """What the catalogue needs of the history: the room above fills it in, `app.py` joins the two."""
+
+    def count(self, metric_ids: Sequence[int]) -> int: ...
+
+    def erase(self, metric_ids: Sequence[int]) -> None: ...
+
+
+class Catalogue:
+    """Sites, devices, metrics and grants."""
+
+    def __init__(self, database: Database, gate: Gate, readings: Readings, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._gate = gate
+        self._readings = readings
+        self._clock = clock
+
+    # ── sites ──
+
+    def list_sites(self, caller: Caller, page: PageRequest, *, words: str | None) -> Page[Site]:
+        with self._gate.reading(caller) as work:
+            rows = store.page_sites(work.connection, work.who, page, words=words)
+            return page_of(rows, page, id_of=lambda site: site.id)
+
+    def get_site(self, caller: Caller, site_id: int) -> Site:
+        with self._gate.reading(caller) as work:
+            return site_of(work.connection, work.who, site_id)[0]
+
+    def site_id_of(self, caller: Caller, slug: str) -> int:
+        """The id of the site with this slug, for an administrator."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            site_id = store.find_site_id_by_slug(work.connection, slug)
+            if site_id is None:
+                raise NoSuchSite
+            return site_id
+
+    def create_site(self, caller: Caller, values: dict[str, Any], *, once: Once | None = None) -> Site:
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+
+            def create() -> Site:
+                slug = values["slug"] or self._new_slug(
+                    values["name"], "site", lambda slug: store.site_slugs_like(work.connection, slug)
+                )
+                _refuse_taken_site_slug(work.connection, slug)
+                row = values | {"slug": slug, "created_at": work.now}
+                return site_of(work.connection, work.who, store.add_site(work.connection, row))[0]
+
+            return run_once(
+                work.connection, create, once=once, user_id=work.who.user_id, answer_type=Site, now=work.now
+            )
+
+    def change_site(self, caller: Caller, site_id: int, changes: dict[str, Any]) -> Site:
+        with self._gate.writing(caller) as work:
+            site, _ = site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            if changes.get("slug", site.slug) != site.slug:
+                _refuse_taken_site_slug(work.connection, changes["slug"])
+            if changes:
+                store.change_site(work.connection, site_id, changes)
+            return site_of(work.connection, work.who, site_id)[0]
+
+    def delete_site(self, caller: Caller, site_id: int) -> Deleted:
+        with self._gate.writing(caller) as work:
+            site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            devices = store.device_ids_of_site(work.connection, site_id)
+            metrics = store.metric_ids(work.connection, devices)
+            store.add_erasures(work.connection, metrics, work.now)
+            store.delete_site(work.connection, site_id)
+        return self._deleted(devices=len(devices), metrics=metrics)
+
+    # ── grants ──
+
+    def list_grants(self, caller: Caller, site_id: int, page: PageRequest) -> Page[Grant]:
+        with self._gate.reading(caller) as work:
+            site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            return auth.list_grants(work.connection, site_id, page)
+
+    def put_grant(self, caller: Caller, site_id: int, user_id: int, role: Role) -> Grant:
+        with self._gate.writing(caller) as work:
+            site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            return auth.put_grant(work.connection, user_id, site_id, role)
+
+    def delete_grant(self, caller: Caller, site_id: int, user_id: int) -> None:
+        with self._gate.writing(caller) as work:
+            site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            auth.delete_grant(work.connection, user_id, site_id)
+
+    # ── devices ──
+
+    def list_devices(
+        self, caller: Caller, site_id: int, page: PageRequest, *, kind: str | None, words: str | None
+    ) -> Page[Device]:
+        with self._gate.reading(caller) as work:
+            site_of(work.connection, work.who, site_id)
+            rows = store.page_devices(work.connection, site_id, page, kind=kind, words=words)
+            return page_of(rows, page, id_of=lambda device: device.id)
+
+    def get_device(self, caller: Caller, device_id: int) -> DeviceWithMetrics:
+        with self._gate.reading(caller) as work:
+            return _device_with_metrics(work.connection, work.who, device_id)
+
+    def create_device(
+        self,
+        caller: Caller,
+        site_id: int,
+        values: dict[str, Any],
+        *,
+        metrics: list[dict[str, Any]] | None,
+        once: Once | None = None,
+    ) -> DeviceWithMetrics:
+        """A device with the metrics given, or with its kind's usual ones.
+
+        Raises:
+            Invalid: a property, unit or range that does not fit; no metric.
+            Conflict: the slug or the serial number is another device's.
+        """
+        with self._gate.writing(caller) as work:
+            _, role = site_of(work.connection, work.who, site_id)
+            require_technician(role)
+
+            def create() -> DeviceWithMetrics:
+                slug = values["slug"] or self._new_slug(
+                    values["name"], "device", lambda slug: store.device_slugs_like(work.connection, site_id, slug)
+                )
+                _refuse_taken(work.connection, site_id, slug=slug, serial_number=values["serial_number"])
+                row = values | {
+                    "site_id": site_id,
+                    "slug": slug,
+                    "properties": _checked_properties(values["kind"], values["properties"]),
+                    "version": 1,
+                    "created_at": work.now,
+                    "updated_at": work.now,
+                }
+                checked = _checked_metrics(values["kind"], metrics)
+                device_id = store.add_device(work.connection, row)
+                store.add_metrics(work.connection, device_id, checked)
+                return _device_with_metrics(work.connection, work.who, device_id)
+
+            return run_once(
+                work.connection,
+                create,
+                once=once,
+                user_id=work.who.user_id,
+                answer_type=DeviceWithMetrics,
+                now=work.now,
+            )
+
+    def change_device(
+        self, caller: Caller, device_id: int, changes: dict[str, Any], *, if_match: str | None
+    ) -> DeviceWithMetrics:
+        """Change some fields; of `properties`, those that are given (null takes one back to its default)."""
+        with self._gate.writing(caller) as work:
+            device = _changeable_device(work.connection, work.who, device_id, if_match)
+            values = dict(changes)
+            _refuse_taken(
+                work.connection,
+                device.site_id,
+                slug=values.get("slug"),
+                serial_number=values.get("serial_number"),
+                except_id=device_id,
+            )
+            if "properties" in values or "kind" in values:
+                merged = device.properties | values.get("properties", {})
+                given = {name: value for name, value in merged.items() if value is not None}
+                values["properties"] = _checked_properties(values.get("kind", device.kind), given)
+            if not store.change_device(work.connection, device_id, values, version=device.version, now=work.now):
+                raise StaleDevice
+            return _device_with_metrics(work.connection, work.who, device_id)
+
+    def delete_device(self, caller: Caller, device_id: int, *, if_match: str | None) -> Deleted:
+        with self._gate.writing(caller) as work:
+            _changeable_device(work.connection, work.who, device_id, if_match)
+            metrics = store.metric_ids(work.connection, [device_id])
+            store.add_erasures(work.connection, metrics, work.now)
+            store.delete_device(work.connection, device_id)
+        return self._deleted(devices=1, metrics=metrics)
+
+    # ── metrics ──
+
+    def list_metrics(self, caller: Caller, device_id: int, page: PageRequest) -> Page[Metric]:
+        with self._gate.reading(caller) as work:
+            device_of(work.connection, work.who, device_id)
+            rows = store.page_metrics(work.connection, device_id, page)
+            return page_of(rows, page, id_of=lambda metric: metric.id)
+
+    def get_metric(self, caller: Caller, metric_id: int) -> Metric:
+        with self._gate.reading(caller) as work:
+            return metric_of(work.connection, work.who, metric_id)[0]
+
+    def create_metric(
+        self, caller: Caller, device_id: int, values: dict[str, Any], *, once: Once | None = None
+    ) -> Metric:
+        with self._gate.writing(caller) as work:
+            _, role = device_of(work.connection, work.who, device_id)
+            require_technician(role)
+
+            def create() -> Metric:
+                if values["key"] in store.metric_keys(work.connection, device_id):
+                    raise conflict("key", "The device has a metric with this key already.")
+                _check_metric(values)
+                (metric_id,) = store.add_metrics(work.connection, device_id, [values])
+                store.touch_device(work.connection, device_id, work.now)
+                return metric_of(work.connection, work.who, metric_id)[0]
+
+            return run_once(
+                work.connection, create, once=once, user_id=work.who.user_id, answer_type=Metric, now=work.now
+            )
+
+    def change_metric(self, caller: Caller, metric_id: int, changes: dict[str, Any]) -> Metric:
+        """Change some fields; quantity, unit and behaviour only while there are no readings that they give a meaning to."""
+        with self._gate.writing(caller) as work:
+            metric, role = metric_of(work.connection, work.who, metric_id)
+            require_technician(role)
+            if changes.get("key", metric.key) != metric.key and changes["key"] in store.metric_keys(
+                work.connection, metric.device_id
+            ):
+                raise conflict("key", "The device has a metric with this key already.")
+            _check_metric({field: getattr(metric, field) for field in metric.__struct_fields__} | changes)
+            new_meaning = [
+                field for field in _MEANING if changes.get(field, getattr(metric, field)) != getattr(metric, field)
+            ]
+            if new_meaning and self._readings.count([metric_id]):
+                raise conflict(
+                    new_meaning[0],
+                    "The metric has readings, whose meaning this would change; make a new metric, or delete this one.",
+                )
+            if changes:
+                store.change_metric(work.connection, metric_id, changes)
+                store.touch_device(work.connection, metric.device_id, work.now)
+            return metric_of(work.connection, work.who, metric_id)[0]
+
+    def delete_metric(self, caller: Caller, metric_id: int) -> Deleted:
+        with self._gate.writing(caller) as work:
+            metric, role = metric_of(work.connection, work.who, metric_id)
+            require_technician(role)
+            # Locks the device's row, so that two requests can't each take the other's last-but-one metric.
+            store.touch_device(work.connection, metric.device_id, work.now)
+            if len(store.metric_keys(work.connection, metric.device_id)) == 1:
+                raise LastMetric
+            store.add_erasures(work.connection, [metric_id], work.now)
+            store.delete_metric(work.connection, metric_id)
+        return self._deleted(devices=0, metrics=[metric_id])
+
+    # ── what deletions leave to do ──
+
+    def finish_erasures(self) -> None:
+        """Erase the readings of deleted metrics, again for a while: a request that was under way may have added some.
+
+        Called at start, and after every deletion.
+        """
+        with self._database.read() as connection:
+            pending = store.erasures(connection)
+        if not pending:
+            return
+        self._readings.erase(pending)
+        with self._database.write() as connection:
+            store.forget_erasures(connection, before=self._clock() - _STRAGGLERS)
+
+    def _deleted(self, *, devices: int, metrics: list[int]) -> Deleted:
+        """What went. Readings are `None` where the history does not answer now: they go when it does."""
+        try:
+            readings: int | None = self._readings.count(metrics)
+            self.finish_erasures()
+        except Unavailable:
+            log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
+            readings = None
+        return Deleted(devices=devices, metrics=len(metrics), readings=readings)
+
+    def _new_slug(self, name: str, otherwise: str, taken: Callable[[str], set[str]]) -> str:
+        slug = slug_from(name) or otherwise
+        return free_slug(slug, taken(slug[:50]))
+
+
+# ── what other rooms ask of the catalogue, in their own transactions ─────────────────────────────────────────────────
+
+
+def site_of(connection: Connection, who: Principal, site_id: int) -> tuple[Site, Role]:
+    found = store.find_site(connection, who, site_id)
+    if found is None:
+        raise NoSuchSite
+    return found
+
+
+def device_of(connection: Connection, who: Principal, device_id: int) -> tuple[Device, Role]:
+    found = store.find_device(connection, who, device_id)
+    if found is None:
+        raise NoSuchDevice
+    return found
+
+
+def metric_of(connection: Connection, who: Principal, metric_id: int) -> tuple[Metric, Role]:
+    found = store.find_metric(connection, who, metric_id)
+    if found is None:
+        raise NoSuchMetric
+    return found
+
+
+def placed_metric(connection: Connection, who: Principal, metric_id: int) -> PlacedMetric:
+    found = store.placed_metrics(connection, who, [metric_id])
+    if not found:
+        raise NoSuchMetric
+    return found[0][0]
+
+
+def placed_metrics_of_device(connection: Connection, who: Principal, device_id: int) -> list[PlacedMetric]:
+    device_of(connection, who, device_id)
+    return store.placed_metrics_of(connection, device_id=device_id)
+
+
+def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int) -> list[PlacedMetric]:
+    site_of(connection, who, site_id)
+    return store.placed_metrics_of(connection, site_id=site_id)
+
+
+def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> dict[int, PlacedMetric]:
+    """Those of the metrics that `who` may read."""
+    return {metric.id: metric for metric, _ in store.placed_metrics(connection, who, ids)}
+
+
+def addressed_metrics(
+    connection: Connection, who: Principal, references: Sequence[int | str]
+) -> dict[int | str, tuple[PlacedMetric, Role]]:
+    """The metrics that ids or names (`site/device/key`) stand for, with the caller's role; what is unknown is missing."""
+    ids = [reference for reference in references if isinstance(reference, int)]
+    found: dict[int | str, tuple[PlacedMetric, Role]] = {
+        metric.id: (metric, role) for metric, role in store.placed_metrics(connection, who, ids)
+    }
+    names = [tuple(reference.split("/")) for reference in references if isinstance(reference, str)]
+    triples = [(name[0], name[1], name[2]) for name in names if len(name) == 3]
+    for metric, role in store.placed_metrics_named(connection, who, triples):
+        found[metric.path] = (metric, role)
+    return found
+
+
+def device_kinds() -> list[KindInfo]:
+    """The kinds of device there are."""
+    return [
+        KindInfo(
+            kind.key,
+            kind.name,
+            kind.properties.model_json_schema(),
+            [
+                UsualMetricInfo(*(getattr(metric, field) for field in UsualMetricInfo.__struct_fields__))
+                for metric in kind.metrics
+            ],
+        )
+        for kind in KINDS.values()
+    ]
+
+
+# ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _device_with_metrics(connection: Connection, who: Principal, device_id: int) -> DeviceWithMetrics:
+    device, _ = device_of(connection, who, device_id)
+    fields = (getattr(device, field) for field in device.__struct_fields__)
+    return DeviceWithMetrics(*fields, metrics=store.metrics_of_device(connection, device_id))
+
+
+def _changeable_device(connection: Connection, who: Principal, device_id: int, if_match: str | None) -> Device:
+    device, role = device_of(connection, who, device_id)
+    require_technician(role)
+    if if_match is not None and if_match.strip() != "*":
+        if etag(device) not in (part.strip() for part in if_match.split(",")):
+            raise StaleDevice
+    return device
+
+
+def etag(device: Device) -> str:
+    return f'"{device.version}"'
+
+
+def _refuse_taken_site_slug(connection: Connection, slug: str) -> None:
+    if store.find_site_id_by_slug(connection, slug) is not None:
+        raise conflict("slug", f"There is a site with the slug `{slug}` already.")
+
+
+def _refuse_taken(
+    connection: Connection, site_id: int, *, slug: str | None, serial_number: str | None, except_id: int | None = None
+) -> None:
+    if slug is not None and store.find_device_id(connection, site_id, slug=slug) not in (None, except_id):
+        raise conflict("slug", f"The site has a device with the slug `{slug}` already.")
+    if serial_number is not None:
+        if store.find_device_id(connection, site_id, serial_number=serial_number) not in (None, except_id):
+            raise conflict("serial_number", "The site has a device with this serial number already.")
+
+
+def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The properties with defaults filled in. Raises `Invalid` naming each that its kind does not have or allow."""
+    try:
+        return KINDS[kind].properties.model_validate(given).model_dump(mode="json")
+    except ValidationError as error:
+        faults = tuple(
+            Fault("/" + "/".join(("properties", *map(str, item["loc"]))), item["msg"].removeprefix("Value error, "))
+            for item in error.errors()
+        )
+        detail = "; ".join(f"{fault.pointer.strip('/')}: {fault.detail}" for fault in faults[:3])
+        raise Invalid(detail, faults=faults) from error
+
+
+def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    if given is None:
+        given = [
+            {field: getattr(metric, field) for field in UsualMetricInfo.__struct_fields__}
+            for metric in KINDS[kind].metrics
+        ]
+    if not given:
+        raise invalid(
+            "metrics", f"A device has at least one metric; name them, as the kind `{kind}` brings none itself."
+        )
+    keys: set[str] = set()
+    for index, values in enumerate(given):
+        if values["key"] in keys:
+            raise invalid(f"metrics/{index}/key", "Another metric of this device has the same key.")
+        keys.add(values["key"])
+        _check_metric(values, pointer=f"metrics/{index}/")
+    return given
+
+
+def _check_metric(values: dict[str, Any], *, pointer: str = "") -> None:
+    usual, unit = QUANTITIES[values["quantity"]].unit, values["unit"]
+    if not units.is_unit(unit):
+        raise invalid(f"{pointer}unit", f"{unit!r} is not a unit that is known here; `{usual}` is usual for it.")
+    if not units.compatible(unit, usual):
+        raise invalid(f"{pointer}unit", f"`{unit}` does not measure {values['quantity']}; `{usual}` does.")
+    low, high = values["valid_min"], values["valid_max"]
+    if low is not None and high is not None and low > high:
+        raise invalid(f"{pointer}valid_max", "`valid_max` is below `valid_min`.")

@@ -1,0 +1,262 @@
+"""Reads and writes sites, devices and metrics. Who may see what is joined into every read."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from kilowatch.auth.model import Principal, Role
+from kilowatch.auth.rights import visible, visible_with_role
+from kilowatch.facility.model import (
+    Device,
+    DeviceRow,
+    ErasureRow,
+    Metric,
+    MetricRow,
+    PlacedMetric,
+    Site,
+    SiteRow,
+)
+from kilowatch.kit.db import columns, contains, fetch_all
+from kilowatch.kit.paging import PageRequest
+
+_SITE = columns(SiteRow, Site)
+_DEVICE = columns(DeviceRow, Device)
+_METRIC = columns(MetricRow, Metric)
+_PLACED = [
+    MetricRow.id,
+    SiteRow.id,
+    SiteRow.slug,
+    SiteRow.timezone,
+    DeviceRow.id,
+    DeviceRow.slug,
+    MetricRow.key,
+    MetricRow.name,
+    MetricRow.quantity,
+    MetricRow.unit,
+    MetricRow.behaviour,
+    MetricRow.max_gap_s,
+    MetricRow.valid_min,
+    MetricRow.valid_max,
+]
+_CHUNK = 1000
+T = TypeVar("T")
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Parts of at most `size`: databases limit how many parameters a statement may have."""
+    return (items[begin : begin + size] for begin in range(0, len(items), size))
+
+
+# ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page_sites(connection: Connection, who: Principal, page: PageRequest, *, words: str | None) -> list[Site]:
+    statement = select(*_SITE).where(SiteRow.id > page.after_id).order_by(SiteRow.id).limit(page.limit + 1)
+    if words:
+        statement = statement.where(or_(contains(SiteRow.name, words), contains(SiteRow.slug, words)))
+    return fetch_all(connection, visible(statement, who, SiteRow.id), Site)
+
+
+def find_site(connection: Connection, who: Principal, site_id: int) -> tuple[Site, Role] | None:
+    statement = visible_with_role(select(*_SITE).where(SiteRow.id == site_id), who, SiteRow.id)
+    return _with_role(connection, statement, Site)
+
+
+def find_site_id_by_slug(connection: Connection, slug: str) -> int | None:
+    return connection.execute(select(SiteRow.id).where(SiteRow.slug == slug)).scalar()
+
+
+def site_slugs_like(connection: Connection, slug: str) -> set[str]:
+    return set(connection.execute(select(SiteRow.slug).where(SiteRow.slug.startswith(slug, autoescape=True))).scalars())
+
+
+def add_site(connection: Connection, values: dict[str, Any]) -> int:
+    return connection.execute(insert(SiteRow).values(values).returning(SiteRow.id)).scalar_one()
+
+
+def change_site(connection: Connection, site_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(SiteRow).where(SiteRow.id == site_id).values(values))
+
+
+def delete_site(connection: Connection, site_id: int) -> None:
+    connection.execute(delete(SiteRow).where(SiteRow.id == site_id))
+
+
+# ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page_devices(
+    connection: Connection, site_id: int, page: PageRequest, *, kind: str | None, words: str | None
+) -> list[Device]:
+    """Devices of a site that is known to be visible."""
+    statement = select(*_DEVICE).where(DeviceRow.site_id == site_id, DeviceRow.id > page.after_id)
+    if kind:
+        statement = statement.where(DeviceRow.kind == kind)
+    if words:
+        statement = statement.where(
+            or_(*(contains(column, words) for column in (DeviceRow.name, DeviceRow.slug, DeviceRow.serial_number)))
+        )
+    return fetch_all(connection, statement.order_by(DeviceRow.id).limit(page.limit + 1), Device)
+
+
+def find_device(connection: Connection, who: Principal, device_id: int) -> tuple[Device, Role] | None:
+    statement = visible_with_role(select(*_DEVICE).where(DeviceRow.id == device_id), who, DeviceRow.site_id)
+    return _with_role(connection, statement, Device)
+
+
+def device_slugs_like(connection: Connection, site_id: int, slug: str) -> set[str]:
+    statement = select(DeviceRow.slug).where(
+        DeviceRow.site_id == site_id, DeviceRow.slug.startswith(slug, autoescape=True)
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def find_device_id(
+    connection: Connection, site_id: int, *, slug: str | None = None, serial_number: str | None = None
+) -> int | None:
+    """The device of the site with this slug, or with this serial number."""
+    which = DeviceRow.slug == slug if slug is not None else DeviceRow.serial_number == serial_number
+    return connection.execute(select(DeviceRow.id).where(DeviceRow.site_id == site_id, which)).scalar()
+
+
+def add_device(connection: Connection, values: dict[str, Any]) -> int:
+    return connection.execute(insert(DeviceRow).values(values).returning(DeviceRow.id)).scalar_one()
+
+
+def change_device(
+    connection: Connection, device_id: int, values: dict[str, Any], *, version: int, now: datetime
+) -> bool:
+    """Change it and count its version up; false if it is not at `version` any more."""
+    statement = update(DeviceRow).where(DeviceRow.id == device_id, DeviceRow.version == version)
+    return connection.execute(statement.values(values | {"version": version + 1, "updated_at": now})).rowcount == 1
+
+
+def touch_device(connection: Connection, device_id: int, now: datetime) -> None:
+    """Its metrics changed, so what its ETag stands for did."""
+    connection.execute(
+        update(DeviceRow).where(DeviceRow.id == device_id).values(version=DeviceRow.version + 1, updated_at=now)
+    )
+
+
+def delete_device(connection: Connection, device_id: int) -> None:
+    connection.execute(delete(DeviceRow).where(DeviceRow.id == device_id))
+
+
+def device_ids_of_site(connection: Connection, site_id: int) -> list[int]:
+    return list(connection.execute(select(DeviceRow.id).where(DeviceRow.site_id == site_id)).scalars())
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def metrics_of_device(connection: Connection, device_id: int) -> list[Metric]:
+    statement = select(*_METRIC).where(MetricRow.device_id == device_id).order_by(MetricRow.id)
+    return fetch_all(connection, statement, Metric)
+
+
+def page_metrics(connection: Connection, device_id: int, page: PageRequest) -> list[Metric]:
+    statement = select(*_METRIC).where(MetricRow.device_id == device_id, MetricRow.id > page.after_id)
+    return fetch_all(connection, statement.order_by(MetricRow.id).limit(page.limit + 1), Metric)
+
+
+def find_metric(connection: Connection, who: Principal, metric_id: int) -> tuple[Metric, Role] | None:
+    statement = select(*_METRIC).join(DeviceRow, DeviceRow.id == MetricRow.device_id).where(MetricRow.id == metric_id)
+    return _with_role(connection, visible_with_role(statement, who, DeviceRow.site_id), Metric)
+
+
+def metric_keys(connection: Connection, device_id: int) -> set[str]:
+    return set(connection.execute(select(MetricRow.key).where(MetricRow.device_id == device_id)).scalars())
+
+
+def metric_ids(connection: Connection, device_ids: Sequence[int]) -> list[int]:
+    return [
+        metric_id
+        for chunk in batched(device_ids, _CHUNK)
+        for metric_id in connection.execute(select(MetricRow.id).where(MetricRow.device_id.in_(chunk))).scalars()
+    ]
+
+
+def add_metrics(connection: Connection, device_id: int, metrics: Iterable[dict[str, Any]]) -> list[int]:
+    rows = [{"device_id": device_id, **values} for values in metrics]
+    statement = insert(MetricRow).returning(MetricRow.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
+def change_metric(connection: Connection, metric_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(MetricRow).where(MetricRow.id == metric_id).values(values))
+
+
+def delete_metric(connection: Connection, metric_id: int) -> None:
+    connection.execute(delete(MetricRow).where(MetricRow.id == metric_id))
+
+
+# ── metrics with their places ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _placed() -> Select[Any]:
+    return (
+        select(*_PLACED)
+        .join(DeviceRow, DeviceRow.id == MetricRow.device_id)
+        .join(SiteRow, SiteRow.id == DeviceRow.site_id)
+    )
+
+
+def placed_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> list[tuple[PlacedMetric, Role]]:
+    """Those of the metrics that `who` may see, with the role at their sites, in no order."""
+    found: list[tuple[PlacedMetric, Role]] = []
+    for chunk in batched(ids, _CHUNK):
+        statement = _placed().where(MetricRow.id.in_(chunk))
+        found += _all_with_role(connection, visible_with_role(statement, who, SiteRow.id), PlacedMetric)
+    return found
+
+
+def placed_metrics_named(
+    connection: Connection, who: Principal, names: Sequence[tuple[str, str, str]]
+) -> list[tuple[PlacedMetric, Role]]:
+    """Those of the metrics (site, device and metric key) that `who` may see, with the role at their sites, in no order."""
+    found: list[tuple[PlacedMetric, Role]] = []
+    for chunk in batched(names, _CHUNK):
+        statement = _placed().where(tuple_(SiteRow.slug, DeviceRow.slug, MetricRow.key).in_(chunk))
+        found += _all_with_role(connection, visible_with_role(statement, who, SiteRow.id), PlacedMetric)
+    return found
+
+
+def placed_metrics_of(
+    connection: Connection, *, site_id: int | None = None, device_id: int | None = None
+) -> list[PlacedMetric]:
+    """All metrics of a site or a device that is known to be visible, by device and metric id."""
+    which = and_(
+        *([DeviceRow.site_id == site_id] if site_id is not None else []),
+        *([DeviceRow.id == device_id] if device_id is not None else []),
+    )
+    return fetch_all(connection, _placed().where(which).order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
+
+
+# ── erasures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_erasures(connection: Connection, ids: Sequence[int], now: datetime) -> None:
+    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    for chunk in batched(ids, _CHUNK):
+        rows = [{"metric_id": metric_id, "requested_at": now} for metric_id in chunk]
+        connection.execute(upsert(ErasureRow).on_conflict_do_nothing(), rows)
+
+
+def erasures(connection: Connection) -> list[int]:
+    return list(connection.execute(select(ErasureRow.metric_id)).scalars())
+
+
+def forget_erasures(connection: Connection, *, before: datetime) -> None:
+    connection.execute(delete(ErasureRow).where(ErasureRow.requested_at < before))
+
+
+def _with_role(connection: Connection, statement: Select[Any], into: type[Any]) -> Any:
+    row = connection.execute(statement).first()
+    return None if row is None else (into(*row[:-1]), row[-1])
+
+
+def _all_with_role(connection: Connection, statement: Select[Any], into: type[Any]) -> Iterator[Any]:
+    return ((into(*row[:-1]), row[-1]) for row in connection.execute(statement))

@@ -1,0 +1,1 @@
+"""The reading store: append, latest, window. The only room that speaks ClickHouse."""

@@ -1,0 +1,53 @@
+"""The history's tables, as numbered steps. A step that was released is never changed: a new one is added.
+
+Every statement may run twice (`IF NOT EXISTS`), so two processes that start at once, or a start that was cut off
+half-way, do no harm. `{sync}` is 1 when readings are to be written through to the disk.
+"""
+
+MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
+    (
+        1,
+        "readings, and the latest of each metric",
+        (
+            # `received_at` decides between readings of the same metric and time: the last received wins.
+            """
+            CREATE TABLE IF NOT EXISTS readings (
+                metric_id UInt32,
+                ts DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+                value Float64 CODEC(Gorilla, ZSTD(1)),
+                received_at DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1))
+            )
+            ENGINE = ReplacingMergeTree(received_at)
+            PARTITION BY toYYYYMM(ts)
+            ORDER BY (metric_id, ts)
+            SETTINGS fsync_after_insert = {sync}, fsync_part_directory = {sync}
+            """,
+            # A few rows a metric, however long its history: what "latest" reads.
+            """
+            CREATE TABLE IF NOT EXISTS latest (
+                metric_id UInt32,
+                reading AggregateFunction(
+                    argMax,
+                    Tuple(DateTime64(3, 'UTC'), Float64, DateTime64(3, 'UTC')),
+                    Tuple(DateTime64(3, 'UTC'), DateTime64(3, 'UTC'))
+                )
+            )
+            ENGINE = AggregatingMergeTree
+            ORDER BY metric_id
+            SETTINGS fsync_after_insert = {sync}, fsync_part_directory = {sync}
+            """,
+            """
+            CREATE MATERIALIZED VIEW IF NOT EXISTS latest_feed TO latest AS
+            SELECT metric_id, argMaxState((ts, value, received_at), (ts, received_at)) AS reading
+            FROM readings
+            GROUP BY metric_id
+            """,
+        ),
+    ),
+)
+"""Each step: its number, what it brings, its statements."""
+
+SCHEMA_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
+ENGINE = ReplacingMergeTree ORDER BY version
+"""

@@ -1,0 +1,134 @@
+"""Readings, what can be asked of them, and what is answered."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Literal, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kilowatch.facility.model import PlacedMetric
+from kilowatch.kit.timespan import Resolution, Window
+from kilowatch.kit.units import Conversion
+
+Aggregate = Literal["mean", "min", "max", "first", "last", "sum", "count", "energy", "delta"]
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+
+Milliseconds = NDArray[np.int64]
+Floats = NDArray[np.float64]
+MetricIds = NDArray[np.uint32]
+
+READING_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8"), ("received_at", "<i8")])
+"""A row of `readings` as the engine's RowBinary format lays it out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Readings in columns of one length, in order of arrival. Times are ms since 1970; values are finite."""
+
+    metric_ids: MetricIds
+    timestamps: Milliseconds
+    values: Floats
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A metric's newest reading. Times are ms since 1970."""
+
+    timestamp: int
+    value: float
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRequest:
+    """A metric and how its readings are to be aggregated and converted."""
+
+    metric: PlacedMetric
+    aggregate: Aggregate | None
+    unit: str
+    conversion: Conversion
+    factor: float = 1.0
+    """Applied to the aggregate: kW·h to the asked unit of energy."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One metric's answer: columns of one length. NaN stands for a gap; raw readings have no coverage."""
+
+    request: SeriesRequest
+    timestamps: Milliseconds
+    values: Floats
+    coverage: Floats | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """What a window holds, for some metrics in the order that they were asked."""
+
+    window: Window
+    resolution: Resolution | None
+    timezone: str
+    series: list[Series] = field(default_factory=list)
+    next: str | None = None
+    unavailable: tuple[int, ...] = ()
+
+
+class LatestReading(msgspec.Struct, frozen=True):
+    """A metric's newest reading; `value` and the times are null while it has none."""
+
+    metric_id: int
+    site: str | None
+    device: str | None
+    metric: str | None
+    value: float | None
+    unit: str | None
+    timestamp: datetime | None
+    received_at: datetime | None
+    age_s: Annotated[float | None, msgspec.Meta(description="Seconds from the reading's timestamp until now.")]
+    stale: Annotated[bool, msgspec.Meta(description="Older than a value of this metric is believed, or none at all.")]
+    available: Annotated[bool, msgspec.Meta(description="False when the caller may not read the metric any more.")] = (
+        True
+    )
+
+
+class LatestReadings(msgspec.Struct, frozen=True):
+    """All of them: `next` is always null."""
+
+    items: list[LatestReading]
+    next: None = None
+
+
+class SeriesOut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One metric's history."""
+
+    metric_id: int
+    site: str
+    device: str
+    metric: str
+    unit: str
+    aggregate: Annotated[Aggregate | None, msgspec.Meta(description="Null for raw readings.")]
+    timestamps: Annotated[list[datetime], msgspec.Meta(description="Starts of the buckets, in the answer's time zone.")]
+    values: Annotated[list[float | None], msgspec.Meta(description="Null where there is a gap.")]
+    coverage: Annotated[
+        list[float] | msgspec.UnsetType,
+        msgspec.Meta(description="Share of the bucket that data vouches for, 0 to 1; not on raw."),
+    ] = msgspec.UNSET
+
+
+class HistoryOut(msgspec.Struct, frozen=True):
+    """The history of some metrics in a window `[start, end)`."""
+
+    start: datetime
+    end: datetime
+    resolution: str
+    timezone: str
+    series: list[SeriesOut]
+    next: Annotated[str | None, msgspec.Meta(description="Cursor of the next page of raw readings.")]
+    unavailable: Annotated[
+        list[int], msgspec.Meta(description="Metrics of the subscription that the caller may not read any more.")
+    ] = []

@@ -1,0 +1,237 @@
+"""HTTP for latest values and history, by metric, device and site."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from kilowatch.auth.routes import Who
+from kilowatch.errors import NotAcceptable, invalid
+from kilowatch.history import formats
+from kilowatch.history.model import Aggregate, History, HistoryOut, LatestReading, LatestReadings
+from kilowatch.history.service import (
+    DEFAULT_POINTS,
+    DEFAULT_RAW_LIMIT,
+    MAX_BUCKETS,
+    MAX_RAW_LIMIT,
+    Histories,
+)
+from kilowatch.history.service import Query as HistoryQuestion
+from kilowatch.kit.openapi import Operation, operation
+from kilowatch.kit.timespan import RESOLUTIONS, Window
+from kilowatch.kit.units import MAX_UNIT_LENGTH
+from kilowatch.kit.web import Lane, RecordId, answer
+
+router = APIRouter(prefix="/api/v1")
+
+_WRITERS: dict[str, Callable[[History], bytes]] = {"application/json": formats.to_json, "text/csv": formats.to_csv}
+_SHORT = {"json": "application/json", "csv": "text/csv"}
+_TIME = {"format": "date-time"}
+
+
+def _histories(request: Request) -> Histories:
+    service: Histories = request.app.state.histories
+    return service
+
+
+def _history_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.history_lane
+    return lane
+
+
+HistoryService = Annotated[Histories, Depends(_histories)]
+HistoryLane = Annotated[Lane, Depends(_history_lane)]
+
+
+def history_question(
+    start: Annotated[
+        str,
+        Query(
+            max_length=40,
+            description="Begin of the window, RFC 3339 with an offset.",
+            json_schema_extra=_TIME,
+            examples=["2025-06-01T00:00:00+01:00"],
+        ),
+    ],
+    end: Annotated[
+        str,
+        Query(
+            max_length=40,
+            description="End of the window, not part of it.",
+            json_schema_extra=_TIME,
+            examples=["2025-06-02T00:00:00+01:00"],
+        ),
+    ],
+    resolution: Annotated[
+        str,
+        Query(
+            max_length=10,
+            description="`raw`, `auto` (the finest that gives at most `points` buckets), or one of "
+            + ", ".join(f"`{resolution.name}`" for resolution in RESOLUTIONS)
+            + ". Buckets of an hour and more are those of the time zone.",
+        ),
+    ] = "auto",
+    points: Annotated[int, Query(ge=1, le=MAX_BUCKETS, description="For `auto`.")] = DEFAULT_POINTS,
+    aggregate: Annotated[
+        Aggregate | None, Query(description="Default: `mean` for gauges, `delta` for counters.")
+    ] = None,
+    timezone: Annotated[
+        str | None, Query(max_length=60, description="IANA name. Default: the site's; UTC where sites differ.")
+    ] = None,
+    unit: Annotated[
+        str | None, Query(max_length=MAX_UNIT_LENGTH, description="Any unit that the metric's own can be converted to.")
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=MAX_RAW_LIMIT, description="Raw readings a page, over all series.")
+    ] = DEFAULT_RAW_LIMIT,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next` of the page before (raw only).")] = None,
+) -> HistoryQuestion:
+    if cursor is not None and resolution != "raw":
+        raise invalid("cursor", "Only raw readings have pages; buckets come all at once.", place="query")
+    return HistoryQuestion(Window.parse(start, end), resolution, points, aggregate, timezone, unit, limit, cursor)
+
+
+HistoryParameters = Annotated[HistoryQuestion, Depends(history_question)]
+Format = Annotated[
+    str | None,
+    Query(max_length=80, description="`json` or `csv`, instead of the `Accept` header.", examples=["csv"]),
+]
+
+
+def media_type(request: Request, short: str | None) -> str:
+    """The format to answer in. Raises `Invalid` naming those there are."""
+    if short is not None:
+        chosen = _SHORT.get(short, short)
+        if chosen in _WRITERS:
+            return chosen
+        raise invalid("format", f"{short!r} can't be written; choose {' or '.join(_SHORT)}.", place="query")
+    accept = request.headers.get("accept", "*/*")
+    for part in sorted(accept.split(","), key=_quality, reverse=True):
+        wanted = part.split(";")[0].strip().lower()
+        if wanted in _WRITERS:
+            return wanted
+        if wanted in ("*/*", "application/*", ""):
+            return "application/json"
+        if wanted == "text/*":
+            return "text/csv"
+    raise NotAcceptable(f"None of {accept!r} can be written; accept {' or '.join(_WRITERS)}.")
+
+
+def _quality(part: str) -> float:
+    for parameter in part.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def write_history(request: Request, history: History, media: str) -> Response:
+    headers = {"Vary": "Accept"}
+    if history.next is not None:
+        following = request.url.include_query_params(cursor=history.next)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return Response(_WRITERS[media](history), 200, headers, media)
+
+
+_LATEST = {
+    "metric_id": 7,
+    "site": "home",
+    "device": "roof",
+    "metric": "power",
+    "value": 1.5,
+    "unit": "kW",
+    "timestamp": "2026-01-05T09:30:00Z",
+    "received_at": "2026-01-05T09:30:00.250Z",
+    "age_s": 12.5,
+    "stale": False,
+    "available": True,
+}
+_HISTORY = {
+    "start": "2025-06-01T00:00:00+01:00",
+    "end": "2025-06-01T03:00:00+01:00",
+    "resolution": "1h",
+    "timezone": "Europe/London",
+    "series": [
+        {
+            "metric_id": 7,
+            "site": "home",
+            "device": "roof",
+            "metric": "power",
+            "unit": "kW",
+            "aggregate": "mean",
+            "timestamps": ["2025-06-01T00:00:00+01:00", "2025-06-01T01:00:00+01:00", "2025-06-01T02:00:00+01:00"],
+            "values": [0.0, 1.5, None],
+            "coverage": [1.0, 1.0, 0.0],
+        }
+    ],
+    "next": None,
+    "unavailable": [],
+}
+_CSV = "metric,timestamp,value,unit,aggregate,coverage\nhome/roof/power,2025-06-01T00:00:00+01:00,0,kW,mean,1\n"
+LATEST_EXAMPLE = {"items": [_LATEST], "next": None}
+
+
+def history_operation() -> Operation:
+    return operation(
+        HistoryOut,
+        401,
+        403,
+        404,
+        406,
+        422,
+        example=_HISTORY,
+        description="The window. Empty buckets are null; a page of raw readings that is not the last has `next` and a `Link`.",
+        content={"text/csv": {"schema": {"type": "string"}, "example": _CSV}},
+        headers={"Link": "Where the next page of raw readings is."},
+    )
+
+
+@router.get(
+    "/metrics/{metric_id}/latest",
+    tags=["Latest values"],
+    summary="Get a metric's latest value",
+    **operation(LatestReading, 401, 403, 404, 422, example=_LATEST),
+)
+async def latest_of_metric(histories: HistoryService, lane: HistoryLane, who: Who, metric_id: RecordId) -> Response:
+    """With its time and unit. Late data never moves it back; a metric with no reading yet has nulls."""
+    return answer(await lane.run(histories.latest_of_metric, who, metric_id))
+
+
+@router.get(
+    "/devices/{device_id}/latest",
+    tags=["Latest values"],
+    summary="Get the latest values of a device's metrics",
+    **operation(LatestReadings, 401, 403, 404, 422, example=LATEST_EXAMPLE),
+)
+async def latest_of_device(histories: HistoryService, lane: HistoryLane, who: Who, device_id: RecordId) -> Response:
+    """All of them, on one page."""
+    return answer(LatestReadings(await lane.run(histories.latest_of_device, who, device_id)))
+
+
+@router.get(
+    "/sites/{site_id}/latest",
+    tags=["Latest values"],
+    summary="Get the latest values of all metrics at a site",
+    **operation(LatestReadings, 401, 403, 404, 422, example=LATEST_EXAMPLE),
+)
+async def latest_of_site(histories: HistoryService, lane: HistoryLane, who: Who, site_id: RecordId) -> Response:
+    """All of them, on one page, by device and metric."""
+    return answer(LatestReadings(await lane.run(histories.latest_of_site, who, site_id)))
+
+
+@router.get("/metrics/{metric_id}/history", tags=["History"], summary="Get a metric's history", **history_operation())
+async def history_of_metric(
+    request: Request,
+    histories: HistoryService,
+    lane: HistoryLane,
+    who: Who,
+    metric_id: RecordId,
+    question: HistoryParameters,
+    format: Format = None,  # noqa: A002 - the parameter's public name
+) -> Response:
+    """Readings, or buckets of them, in a half-open window; what each aggregate means is in the user guide."""
+    media = media_type(request, format)
+    return await lane.run(lambda: write_history(request, histories.history_of_metric(who, metric_id, question), media))

@@ -1,0 +1,211 @@
+"""Decides what a question about history means: units, zone, resolution, aggregate; and how much may be asked at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+import numpy as np
+
+from kilowatch.auth.service import Caller, Gate
+from kilowatch.errors import Fault, Invalid, invalid
+from kilowatch.facility import service as facility
+from kilowatch.facility.model import PlacedMetric
+from kilowatch.history.model import Aggregate, History, Latest, LatestReading, Series, SeriesRequest
+from kilowatch.history.store import HistoryStore
+from kilowatch.kit import timespan, units
+from kilowatch.kit.paging import decode_cursor, encode_cursor
+from kilowatch.kit.timespan import Resolution, Window, from_ms, to_ms
+
+MAX_BUCKETS = 100_000
+"""Buckets that are answered for each series."""
+
+MAX_VALUES = 5_000_000
+"""Buckets that are answered over all series."""
+
+DEFAULT_POINTS = 500
+DEFAULT_RAW_LIMIT = 100_000
+MAX_RAW_LIMIT = 1_000_000
+STALE_AFTER_S = 2_700
+"""When the latest reading of a metric without `max_gap_s` counts as stale."""
+
+_ENERGY_UNIT = "kWh"
+_POWER_UNIT = "kW"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question about history; `None` leaves the choice to the metrics."""
+
+    window: Window
+    resolution: str = "auto"
+    points: int = DEFAULT_POINTS
+    aggregate: Aggregate | None = None
+    timezone: str | None = None
+    unit: str | None = None
+    limit: int = DEFAULT_RAW_LIMIT
+    cursor: str | None = None
+
+
+class Histories:
+    """Latest values and history of metrics whose rights are checked here, or by the room above that passes them."""
+
+    def __init__(self, gate: Gate, store: HistoryStore, clock: Callable[[], datetime]) -> None:
+        self._gate = gate
+        self._store = store
+        self._clock = clock
+
+    # ── by the catalogue's ids ──
+
+    def latest_of_metric(self, caller: Caller, metric_id: int) -> LatestReading:
+        with self._gate.reading(caller) as work:
+            metric = facility.placed_metric(work.connection, work.who, metric_id)
+        return self.latest([metric])[0]
+
+    def latest_of_device(self, caller: Caller, device_id: int) -> list[LatestReading]:
+        with self._gate.reading(caller) as work:
+            metrics = facility.placed_metrics_of_device(work.connection, work.who, device_id)
+        return self.latest(metrics)
+
+    def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
+        with self._gate.reading(caller) as work:
+            metrics = facility.placed_metrics_of_site(work.connection, work.who, site_id)
+        return self.latest(metrics)
+
+    def history_of_metric(self, caller: Caller, metric_id: int, query: Query) -> History:
+        with self._gate.reading(caller) as work:
+            metric = facility.placed_metric(work.connection, work.who, metric_id)
+        return self.history([metric], query)
+
+    def history_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> History:
+        """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
+        with self._gate.reading(caller) as work:
+            found = facility.addressed_metrics(work.connection, work.who, references)
+        for reference in references:
+            if reference not in found:
+                raise facility.NoSuchMetric(str(reference))
+        return self.history([found[reference][0] for reference in dict.fromkeys(references)], query)
+
+    # ── of metrics that are known to be readable ──
+
+    def latest(self, metrics: Sequence[PlacedMetric]) -> list[LatestReading]:
+        """The newest reading of each, in their order; a metric with none has nulls."""
+        now_ms = to_ms(self._clock())
+        found = self._store.latest([metric.id for metric in metrics])
+        return [_latest_reading(metric, found.get(metric.id), now_ms) for metric in metrics]
+
+    def history(self, metrics: Sequence[PlacedMetric], query: Query) -> History:
+        """The history of each metric, in their order.
+
+        Raises:
+            Invalid: naming the parameter that does not fit the metrics or is too much for one answer.
+        """
+        zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
+        if query.resolution == "raw":
+            return self._raw(metrics, query, zone.key)
+        resolution = (
+            timespan.finest_resolution(query.window, points=query.points)
+            if query.resolution == "auto"
+            else timespan.resolution_named(query.resolution)
+        )
+        _check_size(resolution, query.window, series=len(metrics))
+        requests = [_aggregated(metric, query) for metric in metrics]
+        edges = resolution.buckets(query.window, zone)
+        found: dict[int, np.ndarray] = {}
+        for _, group in groupby(sorted(requests, key=_statement_key), key=_statement_key):
+            found |= self._store.buckets(list(group), edges)
+        starts, lengths = np.array(edges[:-1], np.int64), np.diff(edges)
+        series = [_series(request, starts, lengths, found.get(request.metric.id)) for request in requests]
+        return History(query.window, resolution, zone.key, series)
+
+    def _raw(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str) -> History:
+        if query.aggregate is not None:
+            raise invalid(
+                "aggregate", "Raw readings are not aggregated; leave it out, or choose a resolution.", place="query"
+            )
+        after = decode_cursor(query.cursor, parts=2) if query.cursor else (0, 0)
+        rows = self._store.raw(
+            [metric.id for metric in metrics], query.window, limit=query.limit + 1, after=(after[0], after[1])
+        )
+        page, more = rows[: query.limit], len(rows) > query.limit
+        following = encode_cursor(int(page["metric_id"][-1]), int(page["ts"][-1])) if more else None
+        series = []
+        for metric in metrics:
+            begin, end = np.searchsorted(page["metric_id"], [metric.id, metric.id + 1])
+            part = page[begin:end]
+            unit = query.unit or metric.unit
+            request = SeriesRequest(metric, None, unit, _conversion(metric, unit))
+            values = part["value"] * request.conversion.scale + request.conversion.offset
+            series.append(Series(request, part["ts"].astype(np.int64), values, None))
+        return History(query.window, None, timezone, series, following)
+
+
+def _statement_key(request: SeriesRequest) -> tuple[str, str]:
+    return (request.aggregate or "", request.metric.behaviour)
+
+
+def _series(request: SeriesRequest, starts: np.ndarray, lengths: np.ndarray, rows: np.ndarray | None) -> Series:
+    """All buckets of the window, those that nothing is known of with NaN and no coverage."""
+    values, coverage = np.full(len(starts), np.nan), np.zeros(len(starts))
+    if rows is not None:
+        at = np.searchsorted(starts, rows["bucket"])
+        values[at] = rows["value"] * request.factor
+        coverage[at] = np.minimum(rows["held_ms"] / lengths[at], 1)
+    return Series(request, starts, values, coverage)
+
+
+def _latest_reading(metric: PlacedMetric, latest: Latest | None, now_ms: int) -> LatestReading:
+    names = (metric.id, metric.site, metric.device, metric.key)
+    if latest is None:
+        return LatestReading(*names, None, metric.unit, None, None, None, stale=True)
+    age_s = max(0, now_ms - latest.timestamp) / 1000
+    return LatestReading(
+        *names,
+        latest.value,
+        metric.unit,
+        from_ms(latest.timestamp),
+        from_ms(latest.received_at),
+        age_s,
+        stale=age_s > (metric.max_gap_s or STALE_AFTER_S),
+    )
+
+
+def _common_zone(metrics: Sequence[PlacedMetric]) -> str:
+    zones = {metric.timezone for metric in metrics}
+    return zones.pop() if len(zones) == 1 else "UTC"
+
+
+def _check_size(resolution: Resolution, window: Window, *, series: int) -> None:
+    most = min(MAX_BUCKETS, MAX_VALUES // max(series, 1))
+    if most < 1:
+        raise Invalid(f"At most {MAX_VALUES:,} series at once.")
+    timespan.check_bucket_count(resolution, window, most=most)
+
+
+def _aggregated(metric: PlacedMetric, query: Query) -> SeriesRequest:
+    """What is to be computed of one metric. Raises `Invalid` where the aggregate or the unit does not fit it."""
+    aggregate: Aggregate = query.aggregate or ("delta" if metric.behaviour == "counter" else "mean")
+    if aggregate == "delta" and metric.behaviour != "counter":
+        raise invalid("aggregate", f"`delta` is for counters; {metric.path} is a gauge.", place="query")
+    if aggregate == "energy":
+        if metric.behaviour != "gauge" or metric.quantity != "power":
+            other = "; its `delta` is its energy" if metric.quantity == "energy" else ""
+            raise invalid("aggregate", f"`energy` is for gauges of power; {metric.path} is none{other}.", place="query")
+        unit = query.unit or _ENERGY_UNIT
+        if not units.compatible(unit, _ENERGY_UNIT):
+            raise invalid("unit", f"{unit!r} is no unit of energy; `kWh` is.", place="query")
+        factor = units.conversion(_ENERGY_UNIT, unit).scale
+        return SeriesRequest(metric, aggregate, unit, units.conversion(metric.unit, _POWER_UNIT), factor)
+    if aggregate == "count":
+        if query.unit is not None:
+            raise invalid("unit", "A count has no unit; leave it out.", place="query")
+        return SeriesRequest(metric, aggregate, "dimensionless", units.Conversion())
+    unit = query.unit or metric.unit
+    return SeriesRequest(metric, aggregate, unit, _conversion(metric, unit))
+
+
+def _conversion(metric: PlacedMetric, unit: str) -> units.Conversion:
+    if not units.compatible(metric.unit, unit):
+        detail = f"{metric.path} is in `{metric.unit}`, which can't be converted to {unit!r}."
+        raise Invalid(detail, faults=(Fault("/unit", detail, "query"),))
+    return units.conversion(metric.unit, unit)

@@ -1,0 +1,356 @@
+"""Reads and writes readings in ClickHouse: embedded (chDB) or a server, the same statements for both."""
+
+import queue
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import clickhouse_connect
+import numpy as np
+import structlog
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+
+from kilowatch.errors import Invalid, Unavailable
+from kilowatch.history import statements
+from kilowatch.history.appender import Appender
+from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
+from kilowatch.history.model import READING_DTYPE, Batch, Latest, SeriesRequest
+from kilowatch.kit.timespan import LATEST as LATEST_TIME
+from kilowatch.kit.timespan import Window, to_ms
+
+log = structlog.get_logger("kilowatch.history")
+
+FOREVER_MS = 2**61
+_DAY_MS = 86_400_000
+_LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, None)
+_MAX_IDS = 20_000
+# One upload may bring many years; the engine's default refuses more than 100 months at once.
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+_DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
+
+
+class EngineInUse(Unavailable):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"Another process has the embedded history at {path} open, and only one can. Stop it (is `kilowatch serve` "
+            "running?), or set KILOWATCH_DATA_DIR to another directory, or KILOWATCH_HISTORY_URL to a ClickHouse server."
+        )
+
+
+class HistoryUnavailable(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The history engine does not answer; try again shortly.", retry_after_s=5)
+
+
+class HistoryStore:
+    """The readings. Safe to use from any thread.
+
+    Times are ms since 1970, values float64 in the metrics' own units.
+    """
+
+    def __init__(self, url: str, *, connections: int, sync: bool, clock: Callable[[], datetime]) -> None:
+        """Open the engine and bring its tables up to date.
+
+        Args:
+            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://` for TLS).
+            connections: how many statements may run at once, the writer's not counted.
+            sync: write readings through to the disk before `append` returns.
+            clock: the time that readings are received.
+
+        Raises:
+            Invalid: the URL can't be used.
+            EngineInUse: another process has the embedded engine's directory open.
+            Unavailable: the server does not answer.
+        """
+        self._connect, self.is_embedded = _connector(url)
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        self._clients: list[Client] = []
+        try:
+            for _ in range(connections + 1):
+                self._clients.append(self._connect())
+            self._migrate(self._clients[0], sync=sync)
+        except BaseException:
+            self._close_clients()
+            raise
+        for client in self._clients[1:]:
+            self._idle.put(client)
+        self._appender = Appender(self._insert, clock=clock)
+
+    # ── in ──
+
+    def append(self, batch: Batch) -> int:
+        """Store readings, together with those of others who write at this moment; returns when they are durable.
+
+        Of readings of the same metric and time the later in the batch, or the later appended, wins.
+
+        Returns:
+            When they were received, in ms since 1970.
+
+        Raises:
+            Unavailable: too much is waiting to be written, or the engine does not answer. Nothing was accepted.
+        """
+        return self._appender.append(batch)
+
+    def erase(self, metric_ids: Sequence[int]) -> None:
+        """Remove every reading of these metrics from the disk. Done when it returns."""
+        for chunk in _chunks(metric_ids):
+            for statement in statements.ERASE:
+                self._command(statement, {"ids": list(chunk)})
+
+    # ── out ──
+
+    def count(self, metric_ids: Sequence[int]) -> int:
+        """How many readings these metrics have, the replaced ones not counted."""
+        counts = (
+            self._query(statements.COUNT, {"ids": list(chunk)}, np.dtype("<u8"))[0] for chunk in _chunks(metric_ids)
+        )
+        return int(sum(counts))
+
+    def latest(self, metric_ids: Sequence[int]) -> dict[int, Latest]:
+        """The newest reading of each metric that has one; the time it takes does not depend on the history's length."""
+        found = {}
+        for chunk in _chunks(metric_ids):
+            for metric_id, ts, value, received_at in self._query(
+                statements.LATEST, {"ids": list(chunk)}, statements.LATEST_DTYPE
+            ).tolist():
+                found[metric_id] = Latest(ts, value, received_at)
+        return found
+
+    def raw(
+        self, metric_ids: Sequence[int], window: Window, *, limit: int, after: tuple[int, int] = (0, 0)
+    ) -> np.ndarray:
+        """Readings in the window by (metric, time), from behind `after`, at most `limit`: `POINT_DTYPE` rows."""
+        parameters = {
+            "ids": list(metric_ids),
+            "start": window.start_ms,
+            "end": window.end_ms,
+            "after_id": after[0],
+            "after_ts": after[1],
+            "limit": limit,
+        }
+        return self._query(statements.RAW, parameters, statements.POINT_DTYPE)
+
+    def buckets(self, requests: Sequence[SeriesRequest], edges: Sequence[int]) -> dict[int, np.ndarray]:
+        """Aggregates of one kind over metrics of one behaviour, by the interval rules of the user guide.
+
+        Args:
+            requests: metrics with their conversions; `aggregate` and `behaviour` are the same for all of them.
+            edges: of the buckets, ms since 1970, rising, one more than there are buckets.
+
+        Returns:
+            For each metric with any, `BUCKET_DTYPE` rows of the buckets that have something to tell, by time: the
+            bucket's start, the aggregate (NaN for none), and how many ms of it data vouches for.
+        """
+        first, ids = requests[0], [request.metric.id for request in requests]
+        behaviour = first.metric.behaviour
+        gaps = {
+            request.metric.id: FOREVER_MS if request.metric.max_gap_s is None else request.metric.max_gap_s * 1000
+            for request in requests
+        }
+        near = self._last_before(gaps if behaviour == "gauge" else dict.fromkeys(ids, FOREVER_MS), edges[0])
+        if behaviour == "counter":
+            near = np.concatenate((near, self._first_from(ids, edges[-1])))
+        assert first.aggregate is not None  # raw readings have no buckets
+        rows = self._query(
+            statements.buckets(first.aggregate, behaviour),
+            {
+                "ids": ids,
+                "start": edges[0],
+                "end": edges[-1],
+                "edges": list(edges),
+                "gaps": list(gaps.values()),
+                "scales": [request.conversion.scale for request in requests],
+                "offsets": [request.conversion.offset for request in requests],
+                "near_ids": near["metric_id"].tolist(),
+                "near_ts": near["ts"].tolist(),
+                "near_values": near["value"].tolist(),
+            },
+            statements.BUCKET_DTYPE,
+        )
+        bounds = np.flatnonzero(np.diff(rows["metric_id"])) + 1
+        return {int(part["metric_id"][0]): part for part in np.split(rows, bounds) if len(part)}
+
+    def check(self) -> None:
+        """Raises `Unavailable` if the engine does not answer."""
+        self._query("SELECT toUInt64(1)", {}, np.dtype("<u8"))
+
+    def version(self) -> str:
+        return self._clients[0].server_version
+
+    def close(self) -> None:
+        """Finish what is being written, then close the engine."""
+        self._appender.close()
+        self._close_clients()
+
+    # ── neighbours of a window ──
+
+    def _last_before(self, reach_ms: Mapping[int, int], instant: int) -> np.ndarray:
+        """The last reading of each metric before an instant, at most its reach away: `POINT_DTYPE` rows.
+
+        Looked for in the day before, then further back for those that had none, so that long histories cost nothing.
+        """
+        found = [np.empty(0, statements.POINT_DTYPE)]
+        missing, seen = dict(reach_ms), instant
+        for distance in _LOOK_FURTHER_MS:
+            if not missing:
+                break
+            furthest = max(0, instant - max(missing.values()))
+            begin = furthest if distance is None else max(furthest, instant - distance)
+            rows = self._query(
+                statements.LAST_BEFORE, {"ids": list(missing), "start": begin, "end": seen}, statements.POINT_DTYPE
+            )
+            reaches = np.array([missing[metric_id] for metric_id in rows["metric_id"].tolist()], np.int64)
+            found.append(rows[rows["ts"] > instant - reaches] if len(rows) else rows)
+            missing = {
+                metric_id: reach
+                for metric_id, reach in missing.items()
+                if metric_id not in set(rows["metric_id"].tolist()) and instant - reach < begin
+            }
+            seen = begin
+        return np.concatenate(found)
+
+    def _first_from(self, metric_ids: Sequence[int], instant: int) -> np.ndarray:
+        """The first reading of each metric at or after an instant: `POINT_DTYPE` rows."""
+        found = [np.empty(0, statements.POINT_DTYPE)]
+        missing, begin = set(metric_ids), instant
+        for distance in _LOOK_FURTHER_MS:
+            if not missing:
+                break
+            end = to_ms(LATEST_TIME) if distance is None else instant + distance
+            rows = self._query(
+                statements.FIRST_FROM, {"ids": sorted(missing), "start": begin, "end": end}, statements.POINT_DTYPE
+            )
+            found.append(rows)
+            missing -= set(rows["metric_id"].tolist())
+            begin = end
+        return np.concatenate(found)
+
+    # ── the engine ──
+
+    def _insert(self, rows: np.ndarray) -> None:
+        """One insert by the appender's thread, on the client that is its own."""
+        with _translated():
+            self._clients[0].raw_insert(
+                "readings", list(READING_DTYPE.names or ()), rows.tobytes(), settings=_INSERT_SETTINGS, fmt="RowBinary"
+            )
+
+    def _query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
+        with self._client() as client:
+            return np.frombuffer(client.raw_query(sql, parameters=dict(parameters), fmt="RowBinary"), dtype)
+
+    def _command(self, sql: str, parameters: Mapping[str, Any]) -> None:
+        with self._client() as client:
+            client.command(sql, parameters=dict(parameters))
+
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        client = self._idle.get()
+        try:
+            with _translated():
+                yield client
+        finally:
+            self._idle.put(client)
+
+    def _migrate(self, client: Client, *, sync: bool) -> None:
+        with _translated():
+            client.command(SCHEMA_TABLE)
+            done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
+            for version, brings, steps in MIGRATIONS:
+                if version in done:
+                    continue
+                log.info("history migration", version=version, brings=brings)
+                for step in steps:
+                    client.command(step.format(sync=int(sync)))
+                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+            for table in ("readings", "latest"):
+                client.command(
+                    f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, fsync_part_directory = {int(sync)}"
+                )
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise HistoryUnavailable from error
+    except DatabaseError as error:
+        # MEMORY_LIMIT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, TOO_MANY_PARTS, NOT_ENOUGH_SPACE: they pass
+        if re.search(r"Code: (241|202|252|243)\b", str(error)):
+            raise HistoryUnavailable from error
+        raise
+
+
+def _connector(url: str) -> tuple[Callable[[], Client], bool]:
+    """How to open one connection, and whether the engine is embedded. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise Invalid("KILOWATCH_HISTORY_URL: the port is no number.") from error
+    options = parse_qs(parts.query)
+    if parts.scheme == "chdb" and not parts.netloc and parts.path not in ("", "/"):
+        path, database = unquote(parts.path), options.get("database", ["kilowatch"])[0]
+        _check_database_name(database)
+        return lambda: _open_embedded(path, database), True
+    if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
+        database = unquote(parts.path.strip("/")) or "kilowatch"
+        _check_database_name(database)
+        secure = parts.scheme == "clickhouses"
+        return lambda: _open_server(
+            host=parts.hostname or "",
+            port=port or (8443 if secure else 8123),
+            secure=secure,
+            username=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            database=database,
+        ), False
+    raise Invalid(
+        "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
+        "(`clickhouses://` for TLS)."
+    )
+
+
+def _check_database_name(name: str) -> None:
+    if not _DATABASE_NAME.match(name):
+        raise Invalid(f"KILOWATCH_HISTORY_URL: {name!r} can't be a database's name; use letters, digits and `_`.")
+
+
+def _open_embedded(path: str, database: str) -> Client:
+    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        client = clickhouse_connect.get_client(interface="chdb", path=path)
+        client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+        client.close()
+        return clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+    except ClickHouseError as error:
+        if "Cannot lock file" in str(error) or "EmbeddedServer" in str(error):
+            raise EngineInUse(path) from error
+        raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
+
+
+def _open_server(*, database: str, **connection: Any) -> Client:
+    with _translated():
+        client = clickhouse_connect.get_client(**connection, database="default", autogenerate_session_id=False)
+        client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+        client.close()
+        return clickhouse_connect.get_client(
+            **connection,
+            database=database,
+            autogenerate_session_id=False,
+            # Long lists of ids and edges do not fit a URL.
+            form_encode_query_params=True,
+        )
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS))

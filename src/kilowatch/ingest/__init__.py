@@ -1,0 +1,1 @@
+"""Readings come in: formats to columns, checked, stored, with a verdict a row."""

@@ -1,0 +1,403 @@
+"""Request bodies to columns: JSON rows, JSON columns and CSV, plain or compressed with gzip or zstd.
+
+Each has a fast way, in which the whole column is read at once by a library, and a careful one, taken when something in
+it is wrong, which finds out for each row what is.
+"""
+
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from kilowatch.errors import Fault, TooLarge, UnknownFormat, Unreadable
+from kilowatch.ingest.model import Columns, Reference, RowCode, Verdicts
+from kilowatch.kit import timespan
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+JSON, CSV = "application/json", "text/csv"
+_CHUNK = 1 << 20
+_MICROSECONDS = pa.timestamp("us", "UTC")
+_NAME_ONE_METRIC = "A reading names one metric: `metric_id`, or `metric` as `site/device/key`."
+_TIMESTAMP_HINT = "write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`"
+
+
+# ── compression ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decompress(body: bytes, encoding: str | None, *, most: int) -> bytes:
+    """The body as it was before it was compressed (gzip, zstd or not at all).
+
+    Raises:
+        UnknownFormat: compressed in another way.
+        Unreadable: broken or cut off.
+        TooLarge: more than `most` bytes; found out without making them.
+    """
+    name = (encoding or "identity").strip().lower()
+    if name in ("identity", ""):
+        return body
+    if name in ("gzip", "x-gzip"):
+        return _gunzip(body, most)
+    if name == "zstd":
+        return _unzstd(body, most)
+    raise UnknownFormat(f"Content-Encoding {name!r} is not known; use gzip, zstd or none.")
+
+
+def _gunzip(body: bytes, most: int) -> bytes:
+    out = bytearray()
+    while body:
+        stream = zlib.decompressobj(wbits=31)
+        try:
+            out += stream.decompress(body, most + 1 - len(out))
+        except zlib.error as error:
+            raise Unreadable(f"The body is not gzip: {error}.") from error
+        _check_decoded(len(out), most)
+        if not stream.eof:
+            raise Unreadable("The gzip body is cut off.")
+        body = stream.unused_data  # a file of several gzip members is one file
+    return bytes(out)
+
+
+def _unzstd(body: bytes, most: int) -> bytes:
+    out = bytearray()
+    while body:
+        stream = zstd.ZstdDecompressor()
+        try:
+            out += stream.decompress(body, most + 1 - len(out))
+        except (zstd.ZstdError, MemoryError) as error:
+            raise Unreadable(f"The body is not zstd: {error}.") from error
+        _check_decoded(len(out), most)
+        if not stream.eof:
+            raise Unreadable("The zstd body is cut off.")
+        body = stream.unused_data
+    return bytes(out)
+
+
+def _check_decoded(size: int, most: int) -> None:
+    if size > most:
+        raise TooLarge(f"The body is larger than {most:,} bytes once decompressed; send it in parts.")
+
+
+# ── entry ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(body: bytes, content_type: str | None) -> Columns:
+    """Columns from a body. Raises `Unreadable` or `UnknownFormat`; what is wrong with single rows is in `verdicts`."""
+    media = (content_type or JSON).split(";")[0].strip().lower()
+    if media == JSON:
+        return _read_json(body)
+    if media in (CSV, "application/csv"):
+        return _read_csv(body)
+    raise UnknownFormat(f"Content-Type {media!r} is not read here; send {JSON} or {CSV}.")
+
+
+# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    timestamp: str
+    value: float
+    metric_id: int | None = None
+    metric: str | None = None
+
+
+class _Series(msgspec.Struct, forbid_unknown_fields=True):
+    timestamps: list[str]
+    values: list[float]
+    metric_id: int | None = None
+    metric: str | None = None
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    readings: list[_Row] | None = None
+    series: list[_Series] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def _read_json(body: bytes) -> Columns:
+    try:
+        document = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _read_json_carefully(body)
+    if (document.readings is None) == (document.series is None):
+        raise _neither_rows_nor_columns()
+    if document.readings is not None:
+        rows = document.readings
+        return _columns(
+            [_reference(row.metric_id, row.metric) for row in rows],
+            [row.timestamp for row in rows],
+            [row.value for row in rows],
+        )
+    return _from_series([(_reference(s.metric_id, s.metric), s.timestamps, s.values) for s in document.series or ()])
+
+
+def _read_json_carefully(body: bytes) -> Columns:
+    try:
+        document = json.loads(body)
+    except RecursionError as error:
+        raise Unreadable("The JSON is nested too deep.") from error
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from error
+    except ValueError as error:
+        raise Unreadable(f"The body is not JSON: {error}.") from error
+    if not isinstance(document, dict) or len(document) != 1:
+        raise _neither_rows_nor_columns()
+    ((name, content),) = document.items()
+    if name not in ("readings", "series") or not isinstance(content, list):
+        raise _neither_rows_nor_columns()
+    if name == "series":
+        return _from_series([_checked_series(index, item) for index, item in enumerate(content)])
+    references, timestamps, values, odd = [], [], [], {}
+    for index, item in enumerate(content):
+        row = item if isinstance(item, dict) else {}
+        unknown = sorted(map(str, row.keys() - {"metric_id", "metric", "timestamp", "value"}))
+        if not isinstance(item, dict):
+            odd[index] = "A reading is an object with `metric_id` or `metric`, `timestamp` and `value`."
+        elif unknown:
+            odd[index] = f"There is no field {unknown[0][:40]!r} in a reading."
+        references.append(_reference(row.get("metric_id"), row.get("metric")))
+        timestamps.append(row.get("timestamp"))
+        values.append(row.get("value"))
+    return _columns(references, timestamps, values, odd=odd)
+
+
+def _neither_rows_nor_columns() -> Unreadable:
+    return Unreadable('The body is neither `{"readings": […]}` nor `{"series": […]}`.')
+
+
+def _checked_series(index: int, item: Any) -> tuple[Any, list[Any], list[Any]]:
+    if not isinstance(item, dict):
+        raise _bad_series(index, "is no object")
+    timestamps, values = item.get("timestamps"), item.get("values")
+    if not isinstance(timestamps, list) or not isinstance(values, list):
+        raise _bad_series(index, "needs `timestamps` and `values`, both lists")
+    if unknown := sorted(map(str, item.keys() - {"metric_id", "metric", "timestamps", "values"})):
+        raise _bad_series(index, f"has a field {unknown[0][:40]!r}, which there is not")
+    return _reference(item.get("metric_id"), item.get("metric")), timestamps, values
+
+
+def _from_series(series: Sequence[tuple[Any, list[Any], list[Any]]]) -> Columns:
+    references: list[Any] = []
+    timestamps: list[Any] = []
+    values: list[Any] = []
+    for index, (reference, some_timestamps, some_values) in enumerate(series):
+        if len(some_timestamps) != len(some_values):
+            raise _bad_series(index, f"has {len(some_timestamps)} timestamps and {len(some_values)} values")
+        references += [reference] * len(some_timestamps)
+        timestamps += some_timestamps
+        values += some_values
+    return _columns(references, timestamps, values)
+
+
+def _bad_series(index: int, what: str) -> Unreadable:
+    detail = f"Series {index} {what}; nothing was stored."
+    return Unreadable(detail, faults=(Fault(f"/series/{index}", detail),))
+
+
+def _reference(metric_id: Any, metric: Any) -> Any:
+    """The reading's one metric; `None` if it names none, or two, or something else than a number or a text."""
+    if (metric_id is None) == (metric is None):
+        return None
+    reference = metric if metric_id is None else metric_id
+    wanted = str if metric_id is None else int
+    return reference if isinstance(reference, wanted) and not isinstance(reference, bool) else None
+
+
+# ── CSV ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_CSV_COLUMNS = ("metric", "metric_id", "timestamp", "value", "unit")
+
+
+def _read_csv(body: bytes) -> Columns:
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    if not body.strip():
+        raise Unreadable("The CSV is empty; its first line is `metric,timestamp,value`.")
+    header = body[: body.find(b"\n")] if b"\n" in body else body
+    names = [name.strip().strip('"') for name in header.decode("utf-8", "replace").rstrip("\r").split(",")]
+    _check_header(names)
+    short: list[int] = []
+
+    def ragged(row: pa_csv.InvalidRow) -> str:
+        short.append(row.number if row.number is not None else -1)
+        return "skip"
+
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(body),
+            read_options=pa_csv.ReadOptions(
+                column_names=names, skip_rows=1, use_threads=False, block_size=max(_CHUNK, len(body))
+            ),
+            parse_options=pa_csv.ParseOptions(invalid_row_handler=ragged),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, null_values=[]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise Unreadable(f"The CSV can't be read: {str(error)[:200]}") from error
+    if short:
+        lines = ", ".join(str(number) for number in short[:10] if number > 0)
+        raise Unreadable(
+            f"{len(short)} lines of the CSV don't have the header's {len(names)} columns"
+            + (f" (line {lines})" if lines else "")
+            + "; nothing was stored."
+        )
+    text = {name: table.column(name).combine_chunks() for name in names}
+    by_name = "metric" in text
+    encoded = text["metric" if by_name else "metric_id"].dictionary_encode()
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    named: list[Any] = [value.strip() for value in encoded.dictionary.to_pylist()]
+    if not by_name:
+        named = [int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None for value in named]
+    columns = _columns_of(named, encoded.indices.to_numpy(zero_copy_only=False), text["timestamp"], text["value"])
+    if "unit" in text:
+        units = text["unit"].dictionary_encode()
+        columns.unit_names = units.dictionary.to_pylist()
+        columns.units = units.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return columns
+
+
+def _check_header(names: list[str]) -> None:
+    known = set(names) <= set(_CSV_COLUMNS) and len(set(names)) == len(names)
+    if not known or not {"timestamp", "value"} <= set(names) or len({"metric", "metric_id"} & set(names)) != 1:
+        shown = ",".join(names)[:200]
+        raise Unreadable(
+            f"The CSV's first line is `{shown}`; it must be `metric,timestamp,value` (`metric_id` instead of `metric` "
+            "will do, and `unit` may follow)."
+        )
+
+
+# ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(
+    references: list[Any], timestamps: list[Any], values: list[Any], *, odd: dict[int, str] | None = None
+) -> Columns:
+    distinct: dict[Any, int] = {}
+    reference_of = np.fromiter(
+        (distinct.setdefault(reference, len(distinct)) for reference in references), np.int64, len(references)
+    )
+    columns = _columns_of(list(distinct), reference_of, timestamps, values)
+    for row, detail in (odd or {}).items():
+        columns.verdicts.refuse(row, "malformed", detail)
+    return columns
+
+
+def _columns_of(named: list[Any], reference_of: np.ndarray, timestamps: Any, values: Any) -> Columns:
+    """`named` are the distinct references, `None` for what is none; the rest are columns of texts and numbers."""
+    verdicts = Verdicts(len(reference_of))
+    reference_of = reference_of.astype(np.int64)
+    unusable = np.array([reference is None for reference in named], bool)
+    if unusable.any():
+        nameless = unusable[reference_of]
+        verdicts.refuse_where(nameless, "missing_metric", lambda _row: _NAME_ONE_METRIC)
+        reference_of = np.where(nameless, -1, reference_of)
+    references: list[Reference] = ["" if reference is None else reference for reference in named]
+    return Columns(references, reference_of, _timestamps(timestamps, verdicts), _values(values, verdicts), verdicts)
+
+
+def _timestamps(texts: Any, verdicts: Verdicts) -> np.ndarray:
+    """Ms since 1970, rounded down; 0 where a row is refused."""
+    try:
+        array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+        # Arrow also takes `2025-06-01`, without a time, which is not RFC 3339
+        if len(array) and pc.min(pc.binary_length(array)).as_py() > len("2025-06-01T00:00"):
+            return np.floor_divide(array.cast(_MICROSECONDS).cast(pa.int64()).to_numpy(zero_copy_only=False), 1000)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass  # something in it is wrong: the careful way says which rows
+    items: Iterable[Any] = texts.to_pylist() if isinstance(texts, pa.Array) else texts
+    return _each(items, verdicts, _one_timestamp, np.int64)
+
+
+def _one_timestamp(item: Any) -> int | tuple[RowCode, str]:
+    if not isinstance(item, str):
+        return "bad_timestamp", f"The timestamp is {_shown(item)}; {_TIMESTAMP_HINT}."
+    try:
+        instant = datetime.fromisoformat(item.strip())
+    except ValueError:
+        return "bad_timestamp", f"{_shown(item)} is no time; {_TIMESTAMP_HINT}."
+    if instant.tzinfo is None:
+        return "naive_timestamp", f"{_shown(item)} has no offset from UTC; {_TIMESTAMP_HINT}."
+    if "T" not in item.upper() and " " not in item.strip():
+        return "bad_timestamp", f"{_shown(item)} has no time of day; {_TIMESTAMP_HINT}."
+    try:
+        return timespan.to_ms(instant.astimezone(UTC))
+    except OverflowError:
+        return "out_of_time_range", f"{_shown(item)} is too far from now."
+
+
+def _values(items: Any, verdicts: Verdicts) -> np.ndarray:
+    """Float64; NaN where a row is refused."""
+    try:
+        if isinstance(items, pa.Array):
+            values = pc.cast(pc.utf8_trim_whitespace(items), pa.float64()).to_numpy(zero_copy_only=False)
+        elif all(type(item) is float for item in items):
+            values = np.array(items, np.float64)
+        else:
+            raise ValueError
+        if np.isfinite(values).all():
+            return values
+    except (pa.ArrowException, TypeError, ValueError):
+        pass
+    texts = items.to_pylist() if isinstance(items, pa.Array) else items
+    one = _one_text_value if isinstance(items, pa.Array) else _one_value
+    return _each(texts, verdicts, one, np.float64)
+
+
+def _one_value(item: Any) -> float | tuple[RowCode, str]:
+    if isinstance(item, bool) or not isinstance(item, int | float):
+        return "bad_value", f"The value is {_shown(item)}, not a number."
+    try:
+        value = float(item)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        return "not_finite", f"{_shown(item)} is not a finite number of 64 bits."
+    return value
+
+
+def _one_text_value(item: str) -> float | tuple[RowCode, str]:
+    try:
+        value = float(item) if item.isascii() and "_" not in item else None
+    except ValueError:
+        value = None
+    if value is None:
+        return "bad_value", f"The value is {_shown(item)}, not a number."
+    return (
+        _one_value(value)
+        if math.isfinite(value)
+        else ("not_finite", f"{_shown(item)} is not a finite number of 64 bits.")
+    )
+
+
+def _each(
+    items: Iterable[Any], verdicts: Verdicts, one: Callable[[Any], Any], dtype: type[np.int64 | np.float64]
+) -> np.ndarray:
+    out = np.zeros(len(verdicts.refused), dtype)
+    for row, item in enumerate(items):
+        outcome = one(item)
+        if isinstance(outcome, tuple):
+            verdicts.refuse(row, *outcome)
+        else:
+            out[row] = outcome
+    return out
+
+
+def _shown(item: Any) -> str:
+    if item is None:
+        return "missing"
+    text = item if isinstance(item, str) else json.dumps(item, default=str)
+    return repr(text[:40] + "…" if len(text) > 40 else text)

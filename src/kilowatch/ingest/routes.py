@@ -1,0 +1,147 @@
+"""HTTP for readings that come in."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.ingest.model import Report
+from kilowatch.ingest.service import Intake
+from kilowatch.kit.openapi import operation
+from kilowatch.kit.web import Lane, answer
+
+router = APIRouter(prefix="/api/v1")
+
+
+def _intake(request: Request) -> Intake:
+    service: Intake = request.app.state.intake
+    return service
+
+
+def _ingest_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.ingest_lane
+    return lane
+
+
+IntakeService = Annotated[Intake, Depends(_intake)]
+IngestLane = Annotated[Lane, Depends(_ingest_lane)]
+
+_ONE_METRIC = {
+    "metric_id": {"description": "The metric's id; or `metric`."},
+    "metric": {"description": "`site-slug/device-slug/metric_key`; or `metric_id`."},
+}
+# What a single row must look like is said in words: a row that does not is reported, and the others are stored.
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "oneOf": [
+                    {
+                        "title": "Rows",
+                        "type": "object",
+                        "required": ["readings"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "readings": {
+                                "type": "array",
+                                "items": {
+                                    "description": "A reading.",
+                                    "properties": _ONE_METRIC
+                                    | {
+                                        "timestamp": {"description": "RFC 3339 with an offset."},
+                                        "value": {"description": "A finite number, in the metric's unit."},
+                                    },
+                                },
+                            }
+                        },
+                    },
+                    {
+                        "title": "Columns",
+                        "type": "object",
+                        "required": ["series"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "series": {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "required": ["timestamps", "values"],
+                                    "additionalProperties": False,
+                                    "properties": _ONE_METRIC
+                                    | {
+                                        "timestamps": {"type": "array", "items": {}},
+                                        "values": {"type": "array", "items": {}},
+                                    },
+                                },
+                            }
+                        },
+                    },
+                ]
+            },
+            "examples": {
+                "rows": {
+                    "summary": "Rows",
+                    "value": {
+                        "readings": [{"metric": "home/roof/power", "timestamp": "2026-01-05T09:30:00Z", "value": 1.5}]
+                    },
+                },
+                "columns": {
+                    "summary": "Columns",
+                    "value": {
+                        "series": [
+                            {
+                                "metric_id": 7,
+                                "timestamps": ["2026-01-05T09:30:00Z", "2026-01-05T09:31:00Z"],
+                                "values": [1.5, 1.6],
+                            }
+                        ]
+                    },
+                },
+            },
+        },
+        "text/csv": {
+            "schema": {"type": "string"},
+            "example": "metric,timestamp,value\nhome/roof/power,2026-01-05T09:30:00Z,1.5\n",
+        },
+    },
+}
+_REPORT = {
+    "accepted": 2,
+    "rejected": 1,
+    "errors": [{"row": 1, "code": "naive_timestamp", "detail": "'2026-01-05T09:30:00' has no offset from UTC; …"}],
+}
+
+
+@router.post(
+    "/readings",
+    tags=["Readings"],
+    summary="Send readings",
+    openapi_extra={"requestBody": _BODY},
+    **operation(Report, 400, 401, 403, 413, 415, 422, example=_REPORT, description="What became of each row."),
+)
+async def take_readings(
+    request: Request,
+    intake: IntakeService,
+    lane: IngestLane,
+    who: Who,
+    once: MaybeOnce,
+    content_encoding: Annotated[
+        str | None, Header(max_length=40, description="`gzip` or `zstd`, if the body is compressed.")
+    ] = None,
+) -> Response:
+    """For technicians of the metrics' sites. Good rows are stored though others are bad: `errors` says which were not.
+
+    The answer means that the readings are on the disk. The same reading again changes nothing; another value for the
+    same metric and time replaces the one before.
+    """
+    body = await request.body()
+    report = await lane.run(
+        intake.take,
+        who,
+        body,
+        content_type=request.headers.get("content-type"),
+        content_encoding=content_encoding,
+        once=once,
+    )
+    return answer(report)

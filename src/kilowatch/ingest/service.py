@@ -1,0 +1,151 @@
+"""Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+
+from kilowatch.auth.model import Role
+from kilowatch.auth.service import Caller, Gate
+from kilowatch.config import Settings
+from kilowatch.errors import Forbidden
+from kilowatch.facility import service as facility
+from kilowatch.facility.model import PlacedMetric
+from kilowatch.history.model import Batch
+from kilowatch.ingest import formats
+from kilowatch.ingest.model import Columns, Reference, Report
+from kilowatch.kit.idempotency import Once, recall, remember
+from kilowatch.kit.timespan import from_ms, to_ms
+
+
+class Appending(Protocol):
+    def append(self, batch: Batch) -> int: ...
+
+
+class Intake:
+    """Takes readings in."""
+
+    def __init__(self, gate: Gate, history: Appending, settings: Settings) -> None:
+        self._gate = gate
+        self._history = history
+        self._max_future = timedelta(seconds=settings.max_future_s)
+        self._most_decoded = settings.max_decoded_bytes
+
+    def take(
+        self,
+        caller: Caller,
+        body: bytes,
+        *,
+        content_type: str | None,
+        content_encoding: str | None = None,
+        once: Once | None = None,
+    ) -> Report:
+        """Read, check and store the readings of a request body. The good ones are durable when it returns.
+
+        Raises:
+            Unreadable, UnknownFormat, TooLarge: the body can't be read; nothing is stored.
+            Forbidden: nothing may be written for want of a role.
+            Unavailable: the history can't take more now; nothing is stored.
+        """
+        with self._gate.reading(caller, scope="ingest") as work:
+            user_id = work.who.user_id
+            earlier = once and recall(work.connection, once, user_id=user_id, answer_type=Report)
+        if earlier is not None:
+            return earlier
+        columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
+        with self._gate.reading(caller, scope="ingest") as work:
+            found = facility.addressed_metrics(work.connection, work.who, columns.references)
+            now = work.now
+        metrics = _Metrics.of(columns, found)
+        _refuse_unknown(columns, metrics)
+        _refuse_times(columns, now + self._max_future)
+        _refuse_values(columns, metrics)
+        report = columns.verdicts.report()
+        if report.accepted == 0 and "forbidden" in columns.verdicts.codes:
+            raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
+        if report.accepted:
+            taken = ~columns.verdicts.refused
+            metric_ids = metrics.ids[columns.reference_of[taken]]
+            self._history.append(Batch(metric_ids, columns.timestamps[taken], columns.values[taken]))
+        if once is not None:
+            with self._gate.writing(caller, scope="ingest") as work:
+                remember(work.connection, once, report, user_id=user_id, now=work.now)
+        return report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Metrics:
+    """What is known of the metrics that a request names, in columns by the position of the reference."""
+
+    ids: np.ndarray
+    writable: np.ndarray
+    valid_min: np.ndarray
+    valid_max: np.ndarray
+    units: list[str]
+
+    @classmethod
+    def of(cls, columns: Columns, found: Mapping[Reference, tuple[PlacedMetric, Role]]) -> "_Metrics":
+        rows = [found.get(reference) for reference in columns.references]
+        metrics = [row[0] if row else None for row in rows]
+        return cls(
+            ids=np.array([metric.id if metric else 0 for metric in metrics], np.uint32),
+            writable=np.array([row is not None and row[1] == "technician" for row in rows], bool),
+            valid_min=np.array([_or(metric and metric.valid_min, -np.inf) for metric in metrics], np.float64),
+            valid_max=np.array([_or(metric and metric.valid_max, np.inf) for metric in metrics], np.float64),
+            units=[metric.unit if metric else "" for metric in metrics],
+        )
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
+    named = columns.reference_of  # -1 is refused already, and picks some reference harmlessly
+
+    def unknown(row: int) -> str:
+        return f"There is no metric {str(columns.references[named[row]])[:200]!r} that you can see."
+
+    if len(metrics.ids):
+        columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)
+        columns.verdicts.refuse_where(
+            ~metrics.writable[named],
+            "forbidden",
+            lambda _row: "Only a technician of the metric's site may send readings.",
+        )
+
+
+def _refuse_times(columns: Columns, latest: datetime) -> None:
+    def too_early(_row: int) -> str:
+        return "Readings from before 1970 can't be stored."
+
+    def too_late(row: int) -> str:
+        return f"{from_ms(int(columns.timestamps[row])).isoformat()} is too far in the future; is the sender's clock right?"
+
+    columns.verdicts.refuse_where(columns.timestamps < 0, "out_of_time_range", too_early)
+    columns.verdicts.refuse_where(columns.timestamps > to_ms(latest), "in_the_future", too_late)
+
+
+def _refuse_values(columns: Columns, metrics: _Metrics) -> None:
+    named, verdicts = columns.reference_of, columns.verdicts
+    if not len(metrics.ids):
+        return
+
+    def outside(row: int) -> str:
+        low, high = metrics.valid_min[named[row]], metrics.valid_max[named[row]]
+        return f"{columns.values[row]:g} is not from {low:g} to {high:g}, which this metric allows."
+
+    def wrong_unit(row: int) -> str:
+        assert columns.units is not None  # asked below
+        return (
+            f"The metric is in `{metrics.units[named[row]]}`, not in {columns.unit_names[columns.units[row]][:30]!r}."
+        )
+
+    low, high = metrics.valid_min[named], metrics.valid_max[named]
+    verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
+    if columns.units is not None:
+        position = {name: index for index, name in enumerate(columns.unit_names)}
+        own = np.array([position.get(unit, -1) for unit in metrics.units], np.int64)
+        verdicts.refuse_where(columns.units != own[named], "wrong_unit", wrong_unit)

@@ -1,0 +1,193 @@
+"""The catalogue's database: one engine, and one unit of work for each request.
+
+A write commits when its `with` block ends, which is before the response is made: a failed commit is an error that the
+caller sees, never a 201 that was not stored.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    Select,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeDecorator
+
+from kilowatch.errors import Conflict, Invalid, Unavailable
+
+SQLITE_BUSY_TIMEOUT_MS = 5_000
+MIGRATION_TIMEOUT_MS = 120_000
+T = TypeVar("T")
+
+
+class Base(DeclarativeBase):
+    """Base of every table. Names of constraints are fixed, so that migrations can refer to them on any database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time: aware on both sides, UTC in the database (SQLite keeps no zone, so it is put back)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time can't be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """Units of work on the catalogue.
+
+    SQLite: readers see a snapshot and never wait; writers take turns behind a lock of ours and begin with `BEGIN
+    IMMEDIATE`, so that none fails half-way with "database is locked". PostgreSQL: plain transactions.
+    """
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        try:
+            self.url = make_url(url)
+        except ArgumentError as error:
+            raise Invalid(
+                "KILOWATCH_DATABASE_URL is no URL: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`."
+            ) from error
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            if self.url.database:
+                Path(self.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
+            self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
+        else:
+            self._reader = self._writer = create_engine(
+                self.url, pool_size=pool_size, max_overflow=2, pool_pre_ping=True, pool_timeout=10
+            )
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view; nothing is written."""
+        with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, committed when the block ends and rolled back when it raises.
+
+        Raises:
+            Conflict: a constraint of the database is broken, which only a race with another request can do.
+            Unavailable: the database does not answer.
+        """
+        with _translated(), self._turn, self._writer.begin() as connection:
+            yield connection
+
+    def check(self) -> None:
+        """Raises `Unavailable` if the database does not answer."""
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction for changes of the schema, which waits longer for other processes than requests may."""
+        engine = (
+            _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1, busy_timeout_ms=MIGRATION_TIMEOUT_MS)
+            if self.is_sqlite
+            else self._writer
+        )
+        try:
+            with _translated(), engine.begin() as connection:
+                yield connection
+        finally:
+            if engine is not self._writer:
+                engine.dispose()
+
+    def close(self) -> None:
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _sqlite_engine(url: URL, *, begin: str, pool_size: int, busy_timeout_ms: int = SQLITE_BUSY_TIMEOUT_MS) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0 if pool_size == 1 else 2,
+        connect_args={"timeout": busy_timeout_ms / 1000, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins no transaction by itself: `_begin` does
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("Another request changed the same thing at this moment; read it again and retry.") from error
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        raise Unavailable("The catalogue's database does not answer; try again shortly.", retry_after_s=5) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("The catalogue's database went away; try again shortly.", retry_after_s=5) from error
+        raise
+
+
+def contains(column: Any, words: str) -> Any:
+    """`words` anywhere in `column`, in any case of letters, with no wildcard meaning."""
+    escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return column.ilike(f"%{escaped}%", escape="\\")
+
+
+def columns(table: type[Base], struct: type) -> list[Any]:
+    """The table's columns in the order of the struct's fields of the same names."""
+    return [getattr(table, field) for field in struct.__struct_fields__]  # type: ignore[attr-defined]  # every msgspec struct has it
+
+
+def fetch_one(connection: Connection, statement: Select[Any], into: type[T]) -> T | None:
+    row = connection.execute(statement).first()
+    return None if row is None else into(*row)
+
+
+def fetch_all(connection: Connection, statement: Select[Any], into: type[T]) -> list[T]:
+    return [into(*row) for row in connection.execute(statement)]

@@ -1,0 +1,298 @@
+"""HTTP for every room: answers, problem documents, request ids, body limits, and the threads that slow calls run on."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+
+import anyio
+import msgspec
+import structlog
+from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kilowatch import errors
+from kilowatch.kit.idempotency import Once
+from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
+from kilowatch.kit.text import MAX_ID, Search
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger("kilowatch.web")
+
+PROBLEM_JSON = "application/problem+json"
+_DRAIN_AT_MOST = 512 * 1024 * 1024
+_DRAIN_SECONDS = 10
+
+RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
+SearchText = Annotated[Search | None, Query(description="Part of the name or slug, in any case of letters.")]
+LIMIT_DEFAULT = DEFAULT_LIMIT
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One field that is wrong."""
+
+    pointer: Annotated[str, msgspec.Meta(description="JSON Pointer, as a URI fragment, into the part named by `in`.")]
+    detail: str
+    place: Annotated[Literal["body", "query", "path", "header"], msgspec.Meta(description="Part of the request.")] = (
+        msgspec.field(name="in", default="body")
+    )
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: Annotated[
+        str, msgspec.Meta(description="The request's path; for a 404 its template, so that all of them read alike.")
+    ]
+    errors: list[FieldProblem] = []
+
+
+def answer(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer from msgspec structs."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def created(value: object, location: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    return answer(value, status=201, headers={"Location": location, **(headers or {})})
+
+
+NO_CONTENT = partial(Response, status_code=204)
+
+# ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_STATUS_OF: dict[type[errors.KilowatchError], int] = {
+    errors.Unreadable: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.NotAcceptable: 406,
+    errors.Conflict: 409,
+    errors.Stale: 412,
+    errors.TooLarge: 413,
+    errors.UnknownFormat: 415,
+    errors.Invalid: 422,
+    errors.TooMany: 429,
+    errors.Unavailable: 503,
+}
+
+
+def problem(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    faults: tuple[errors.Fault, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    path = request.url.path
+    if status == HTTPStatus.NOT_FOUND and (route := request.scope.get("route")) is not None:
+        path = getattr(route, "path", path)
+    document = Problem(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=path,
+        errors=[FieldProblem(f"#{fault.pointer}", fault.detail, fault.place) for fault in faults],
+    )
+    return Response(msgspec.json.encode(document), status, headers, PROBLEM_JSON)
+
+
+def install_errors(app: FastAPI) -> None:
+    """Turn every error that is known into a problem document. (`RequestLog` does it for what nobody foresaw.)"""
+
+    @app.exception_handler(errors.KilowatchError)
+    def _known(request: Request, error: errors.KilowatchError) -> Response:
+        status = next(_STATUS_OF[kind] for kind in type(error).__mro__ if kind in _STATUS_OF)
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return problem(request, status, error.detail, faults=error.faults, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    def _validation(request: Request, error: RequestValidationError) -> Response:
+        if any(item["type"] == "json_invalid" for item in error.errors()):
+            return problem(request, 400, "The body is not JSON: " + str(error.errors()[0]["ctx"]["error"]))
+        faults = tuple(_fault(item) for item in error.errors())
+        detail = "; ".join(f"{fault.pointer.strip('/')}: {fault.detail}" for fault in faults[:3])
+        return problem(request, 422, detail, faults=faults)
+
+    @app.exception_handler(HTTPException)
+    def _http(request: Request, error: HTTPException) -> Response:
+        detail = {404: "There is nothing at this address.", 400: "The body can't be read as JSON."}.get(
+            error.status_code, str(error.detail)
+        )
+        return problem(request, error.status_code, detail, headers=error.headers)
+
+
+def _fault(item: dict[str, Any]) -> errors.Fault:
+    place, *path = item["loc"]
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    detail = item["msg"].removeprefix("Value error, ")
+    return errors.Fault(pointer or "/", detail, place if place in ("query", "path", "header") else "body")
+
+
+# ── the middle ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RequestLog:
+    """Gives each request an id (the caller's own, if it is a sane one), and logs how it ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began = time.perf_counter()
+        status, started = 500, False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"cache-control", b"no-store"),
+                ]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            # What nobody foresaw: the log has it whole, the answer says nothing of it.
+            log.error("unforeseen error", exc_info=error, path=scope["path"])
+            if started:
+                raise
+            detail = "Something went wrong on our side; the log has it under this request's id."
+            await problem(Request(scope), 500, detail)(scope, receive, send_with_id)
+        finally:
+            log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                ms=round((time.perf_counter() - began) * 1000, 1),
+            )
+
+
+class BodyLimit:
+    """Refuses a request body over the limit with 413, before anything of it is looked at."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        if declared.isdigit() or not any(k == b"transfer-encoding" for k, _ in scope["headers"]):
+            await self.app(scope, receive, send)  # the server itself holds the client to the declared length
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.max_bytes:
+                await self._refuse(scope, receive, send)
+                return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The rest is read and dropped for a while: a client that is still sending would see a broken connection
+        # instead of our answer.
+        dropped = 0
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while dropped < _DRAIN_AT_MOST:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    break
+        limit = f"{self.max_bytes:,} bytes"
+        detail = f"The body is larger than {limit}; send it in parts, or compressed (Content-Encoding: gzip or zstd)."
+        response = problem(Request(scope), 413, detail)
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
+
+
+# ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Lane:
+    """A few threads of their own for calls that are slow, so that they don't starve the quick ones."""
+
+    def __init__(self, threads: int) -> None:
+        self._limiter = anyio.CapacityLimiter(threads)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
+
+
+def set_default_threads(threads: int) -> None:
+    """How many `def` endpoints run at once. Called inside the event loop."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = threads
+
+
+# ── idempotency ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def once_from(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Makes the request safe to send again: the same key answers as the first time, for 24 hours.",
+        ),
+    ] = None,
+) -> Once | None:
+    """The request's `Idempotency-Key` with a fingerprint of its method, path and body."""
+    if idempotency_key is None:
+        return None
+    return Once.of(idempotency_key, request.method, request.url.path, await request.body())

@@ -1,0 +1,158 @@
+"""HTTP for subscriptions, their latest values and history."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.history.model import LatestReadings
+from kilowatch.history.routes import (
+    LATEST_EXAMPLE,
+    Format,
+    HistoryLane,
+    HistoryParameters,
+    history_operation,
+    media_type,
+    write_history,
+)
+from kilowatch.kit.openapi import operation
+from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, Limit, RecordId, answer, created
+from kilowatch.subscriptions.model import Subscription
+from kilowatch.subscriptions.schemas import SubscriptionChange, SubscriptionIn
+from kilowatch.subscriptions.service import Subscriptions
+
+router = APIRouter(prefix="/api/v1")
+
+
+def _subscriptions(request: Request) -> Subscriptions:
+    service: Subscriptions = request.app.state.subscriptions
+    return service
+
+
+SubscriptionService = Annotated[Subscriptions, Depends(_subscriptions)]
+
+_SUBSCRIPTION = {
+    "id": 4,
+    "name": "My roofs",
+    "metric_ids": [7],
+    "metrics": [
+        {
+            "metric_id": 7,
+            "available": True,
+            "site": "home",
+            "device": "roof",
+            "metric": "power",
+            "name": "Power",
+            "quantity": "power",
+            "unit": "kW",
+            "behaviour": "gauge",
+        }
+    ],
+    "created_at": "2026-01-05T09:30:00Z",
+    "updated_at": "2026-01-05T09:30:00Z",
+}
+
+
+@router.get(
+    "/subscriptions",
+    tags=["Subscriptions"],
+    summary="List my subscriptions",
+    **operation(Page[Subscription], 401, 403, 422, example={"items": [_SUBSCRIPTION], "next": None}),
+)
+def list_subscriptions(
+    subscriptions: SubscriptionService, who: Who, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+) -> Response:
+    return answer(subscriptions.list_subscriptions(who, page_request(limit, cursor)))
+
+
+@router.post(
+    "/subscriptions",
+    tags=["Subscriptions"],
+    summary="Subscribe to metrics",
+    **operation(Subscription, 400, 401, 403, 413, 422, status=201, example=_SUBSCRIPTION),
+)
+def create_subscription(
+    subscriptions: SubscriptionService, who: Who, body: SubscriptionIn, once: MaybeOnce
+) -> Response:
+    """Any metrics that the caller may read, from any sites and devices."""
+    subscription = subscriptions.create_subscription(who, name=body.name, metric_ids=body.metric_ids, once=once)
+    return created(subscription, f"/api/v1/subscriptions/{subscription.id}")
+
+
+@router.get(
+    "/subscriptions/{subscription_id}",
+    tags=["Subscriptions"],
+    summary="Get a subscription",
+    **operation(Subscription, 401, 403, 404, 422, example=_SUBSCRIPTION),
+)
+def get_subscription(subscriptions: SubscriptionService, who: Who, subscription_id: RecordId) -> Response:
+    return answer(subscriptions.get_subscription(who, subscription_id))
+
+
+@router.patch(
+    "/subscriptions/{subscription_id}",
+    tags=["Subscriptions"],
+    summary="Change a subscription",
+    **operation(Subscription, 400, 401, 403, 404, 413, 422, example=_SUBSCRIPTION),
+)
+def change_subscription(
+    subscriptions: SubscriptionService, who: Who, subscription_id: RecordId, body: SubscriptionChange
+) -> Response:
+    """Its name, or all its metrics."""
+    given = body.model_dump(exclude_unset=True)
+    return answer(
+        subscriptions.change_subscription(
+            who, subscription_id, name=given.get("name"), metric_ids=given.get("metric_ids")
+        )
+    )
+
+
+@router.delete(
+    "/subscriptions/{subscription_id}",
+    tags=["Subscriptions"],
+    summary="Delete a subscription",
+    **operation(None, 401, 403, 404, 422, status=204),
+)
+def delete_subscription(subscriptions: SubscriptionService, who: Who, subscription_id: RecordId) -> Response:
+    subscriptions.delete_subscription(who, subscription_id)
+    return NO_CONTENT()
+
+
+@router.get(
+    "/subscriptions/{subscription_id}/latest",
+    tags=["Latest values"],
+    summary="Get the latest values of a subscription",
+    **operation(LatestReadings, 401, 403, 404, 422, example=LATEST_EXAMPLE),
+)
+async def latest_of_subscription(
+    subscriptions: SubscriptionService, lane: HistoryLane, who: Who, subscription_id: RecordId
+) -> Response:
+    """All of them, on one page, in the subscription's order."""
+    return answer(LatestReadings(await lane.run(subscriptions.latest, who, subscription_id)))
+
+
+@router.get(
+    "/subscriptions/{subscription_id}/history",
+    tags=["History"],
+    summary="Get the history of a subscription",
+    **history_operation(),
+)
+async def history_of_subscription(
+    request: Request,
+    subscriptions: SubscriptionService,
+    lane: HistoryLane,
+    who: Who,
+    subscription_id: RecordId,
+    question: HistoryParameters,
+    format: Format = None,  # noqa: A002 - the parameter's public name
+) -> Response:
+    """Readings, or buckets of them, of all its metrics in a half-open window."""
+    media = media_type(request, format)
+
+    def read() -> Response:
+        history, unavailable = subscriptions.history(who, subscription_id, question)
+        return write_history(request, replace(history, unavailable=tuple(unavailable)), media)
+
+    return await lane.run(read)

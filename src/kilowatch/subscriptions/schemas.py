@@ -1,0 +1,29 @@
+"""What requests about subscriptions may say."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kilowatch.kit.text import MAX_ID, Name
+
+MAX_METRICS = 10_000
+
+MetricId = Annotated[int, Field(ge=1, le=MAX_ID)]
+MetricIdList = Annotated[
+    list[MetricId],
+    Field(min_length=1, max_length=MAX_METRICS, description="Ids of metrics, each once, in the order they are wanted."),
+]
+
+
+class SubscriptionIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"name": "My roofs", "metric_ids": [7, 12]}}
+    )
+    name: Name
+    metric_ids: MetricIdList
+
+
+class SubscriptionChange(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "All my roofs"}})
+    name: Name = Field(default="")
+    metric_ids: MetricIdList = Field(default_factory=list, validate_default=False)

@@ -1,0 +1,172 @@
+"""Decides what a subscription may hold, and what its owner sees of it today."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from kilowatch.auth.model import Principal
+from kilowatch.auth.rights import require_admin
+from kilowatch.auth.service import Caller, Gate, Work
+from kilowatch.errors import Fault, Invalid, NotFound
+from kilowatch.facility import service as facility
+from kilowatch.facility.model import PlacedMetric
+from kilowatch.history.model import History, LatestReading
+from kilowatch.history.service import Histories, Query
+from kilowatch.kit.idempotency import Once, run_once
+from kilowatch.kit.paging import Page, PageRequest, page_of
+from kilowatch.subscriptions import store
+from kilowatch.subscriptions.model import StoredSubscription, SubscribedMetric, Subscription
+
+
+class NoSuchSubscription(NotFound):
+    def __init__(self) -> None:
+        super().__init__("There is no such subscription.")
+
+
+class Subscriptions:
+    """A user's subscriptions; nobody else sees them, administrators neither."""
+
+    def __init__(self, gate: Gate, histories: Histories) -> None:
+        self._gate = gate
+        self._histories = histories
+
+    def list_subscriptions(self, caller: Caller, page: PageRequest) -> Page[Subscription]:
+        with self._gate.reading(caller) as work:
+            rows = store.page_subscriptions(work.connection, work.who.user_id, page)
+            stored = page_of(rows, page, id_of=lambda row: row.id)
+            return Page(_subscriptions(work.connection, work.who, stored.items), stored.next)
+
+    def get_subscription(self, caller: Caller, subscription_id: int) -> Subscription:
+        with self._gate.reading(caller) as work:
+            return _subscription(work, subscription_id)
+
+    def create_subscription(
+        self, caller: Caller, *, name: str, metric_ids: list[int], once: Once | None = None
+    ) -> Subscription:
+        with self._gate.writing(caller) as work:
+
+            def create() -> Subscription:
+                _check_metrics(work, metric_ids)
+                subscription_id = store.add_subscription(work.connection, work.who.user_id, name, work.now)
+                store.put_metrics(work.connection, subscription_id, metric_ids)
+                return _subscription(work, subscription_id)
+
+            return run_once(
+                work.connection,
+                create,
+                once=once,
+                user_id=work.who.user_id,
+                answer_type=Subscription,
+                now=work.now,
+            )
+
+    def change_subscription(
+        self, caller: Caller, subscription_id: int, *, name: str | None, metric_ids: list[int] | None
+    ) -> Subscription:
+        """Change the name, or all the metrics. Those that are in it already may stay though they are unavailable."""
+        with self._gate.writing(caller) as work:
+            before = _subscription(work, subscription_id)
+            if metric_ids is not None:
+                _check_metrics(work, metric_ids, already=before.metric_ids)
+                store.put_metrics(work.connection, subscription_id, metric_ids)
+            values = {"name": before.name if name is None else name, "updated_at": work.now}
+            store.change_subscription(work.connection, subscription_id, values)
+            return _subscription(work, subscription_id)
+
+    def delete_subscription(self, caller: Caller, subscription_id: int) -> None:
+        with self._gate.writing(caller) as work:
+            _stored(work, subscription_id)
+            store.delete_subscription(work.connection, subscription_id)
+
+    def latest(self, caller: Caller, subscription_id: int) -> list[LatestReading]:
+        """The latest reading of each metric, in the subscription's order; nulls for one that is unavailable."""
+        ids, readable = self._metrics(caller, subscription_id)
+        readings = {
+            reading.metric_id: reading
+            for reading in self._histories.latest([readable[metric_id] for metric_id in ids if metric_id in readable])
+        }
+        return [readings.get(metric_id) or _unavailable(metric_id) for metric_id in ids]
+
+    def history(self, caller: Caller, subscription_id: int, query: Query) -> tuple[History, list[int]]:
+        """The history of the metrics that may be read, and the ids of those that may not."""
+        ids, readable = self._metrics(caller, subscription_id)
+        history = self._histories.history([readable[metric_id] for metric_id in ids if metric_id in readable], query)
+        return history, [metric_id for metric_id in ids if metric_id not in readable]
+
+    def owner(self, operator: Principal, subscription_id: int) -> Principal:
+        """Whose subscription it is, for the command line: it is read with its owner's rights."""
+        with self._gate.reading(operator) as work:
+            require_admin(work.who)
+            owner = store.find_owner(work.connection, subscription_id)
+            if owner is None:
+                raise NoSuchSubscription
+            return owner
+
+    def _metrics(self, caller: Caller, subscription_id: int) -> tuple[list[int], dict[int, PlacedMetric]]:
+        with self._gate.reading(caller) as work:
+            _stored(work, subscription_id)
+            ids = store.metric_ids_of(work.connection, [subscription_id])[subscription_id]
+            return ids, facility.readable_metrics(work.connection, work.who, ids)
+
+
+def _stored(work: Work, subscription_id: int) -> StoredSubscription:
+    found = store.find_subscription(work.connection, work.who.user_id, subscription_id)
+    if found is None:
+        raise NoSuchSubscription
+    return found
+
+
+def _subscription(work: Work, subscription_id: int) -> Subscription:
+    return _subscriptions(work.connection, work.who, [_stored(work, subscription_id)])[0]
+
+
+def _subscriptions(connection: Connection, who: Principal, stored: Sequence[StoredSubscription]) -> list[Subscription]:
+    ids = store.metric_ids_of(connection, [row.id for row in stored])
+    every = sorted({metric_id for some in ids.values() for metric_id in some})
+    readable = facility.readable_metrics(connection, who, every)
+    return [
+        Subscription(
+            row.id,
+            row.name,
+            ids[row.id],
+            [_subscribed(metric_id, readable.get(metric_id)) for metric_id in ids[row.id]],
+            row.created_at,
+            row.updated_at,
+        )
+        for row in stored
+    ]
+
+
+def _subscribed(metric_id: int, metric: PlacedMetric | None) -> SubscribedMetric:
+    if metric is None:
+        return SubscribedMetric(metric_id, available=False)
+    return SubscribedMetric(
+        metric_id,
+        available=True,
+        site=metric.site,
+        device=metric.device,
+        metric=metric.key,
+        name=metric.name,
+        quantity=metric.quantity,
+        unit=metric.unit,
+        behaviour=metric.behaviour,
+    )
+
+
+def _unavailable(metric_id: int) -> LatestReading:
+    return LatestReading(metric_id, None, None, None, None, None, None, None, None, stale=True, available=False)
+
+
+def _check_metrics(work: Work, metric_ids: list[int], *, already: Sequence[int] = ()) -> None:
+    """Raises `Invalid` naming each metric that is there twice or can't be read (which is not told from: never was)."""
+    known = facility.readable_metrics(work.connection, work.who, metric_ids).keys() | set(already)
+    seen: set[int] = set()
+    faults = []
+    for index, metric_id in enumerate(metric_ids):
+        if metric_id in seen:
+            faults.append(Fault(f"/metric_ids/{index}", "This metric is in the list already."))
+        elif metric_id not in known:
+            faults.append(Fault(f"/metric_ids/{index}", "There is no such metric."))
+        seen.add(metric_id)
+    if faults:
+        raise Invalid("; ".join(f"{f.pointer.strip('/')}: {f.detail}" for f in faults[:3]), faults=tuple(faults[:100]))
