@@ -96,11 +96,13 @@ class PostgresServer:
         """The SQLAlchemy URL of the administrative database."""
         return self._url.render_as_string(hide_password=False)
 
-    def create_database(self, name: str) -> str:
-        """Make an empty database and give its SQLAlchemy URL."""
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """Make a database, empty or a copy of another that nobody is connected to, and give its SQLAlchemy URL."""
         # template0 takes no connections, so that several workers can copy it at once.
         self._execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name)),
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
+                sql.Identifier(name), sql.Identifier(template)
+            ),
         )
         self._databases.add(name)
         return self._url.set(database=name).render_as_string(hide_password=False)

@@ -57,16 +57,7 @@ class Kilowatch:
         self.database = Database(settings.resolved_database_url, pool_size=settings.threads + settings.history_threads)
         try:
             migrations.upgrade(self.database)
-            self.history = (
-                HistoryStore(
-                    settings.resolved_history_url,
-                    connections=settings.history_threads,
-                    sync=settings.history_sync,
-                    clock=clock,
-                )
-                if with_history
-                else None
-            )
+            self.history = open_history(settings, clock=clock) if with_history else None
         except BaseException:
             self.database.close()
             raise
@@ -91,6 +82,16 @@ class Kilowatch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_history(settings: Settings, *, clock: Clock = utc_now) -> HistoryStore:
+    """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do."""
+    return HistoryStore(
+        settings.resolved_history_url,
+        connections=settings.history_threads,
+        sync=settings.history_sync,
+        clock=clock,
+    )
 
 
 class _NoHistory:

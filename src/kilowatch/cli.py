@@ -1,11 +1,13 @@
 """The command line. Heavy parts are imported by the commands that need them, so that `--help` is quick."""
 
+import contextlib
 import gzip
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -137,10 +139,10 @@ def _serve(settings: Settings, host: str, port: int, *, banner: str | None = Non
         timeout_graceful_shutdown=5,
     )
     server = Server(config)
-    try:
+    # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
         server.run()
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down by now and passes the signal on
     if not server.started:
         raise SystemExit(1)
     out.print("Stopped.")
@@ -220,10 +222,9 @@ def _check_catalogue(settings: Settings) -> str:
 
 
 def _check_history(settings: Settings) -> str:
-    from kilowatch.app import utc_now
-    from kilowatch.history.store import HistoryStore
+    from kilowatch.app import open_history
 
-    store = HistoryStore(settings.resolved_history_url, connections=1, sync=settings.history_sync, clock=utc_now)
+    store = open_history(settings)
     try:
         store.check()
         return f"{_shown_url(settings.resolved_history_url)} answers, ClickHouse {store.version()}"
@@ -367,7 +368,7 @@ def import_(
 def _csv_parts(path: Path) -> Iterator[tuple[bytes, int]]:
     """A file in parts that each have the header and whole lines, and how many bytes of the file are read by then."""
     with path.open("rb") as raw:
-        file: IO[bytes] = gzip.open(raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]  # GzipFile reads bytes
+        file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
         try:
             header = file.readline()
             rest = b""
@@ -408,7 +409,7 @@ def export(
     query = Query(
         Window.parse(start, end),
         resolution,
-        aggregate=aggregate,  # type: ignore[arg-type]  # checked above
+        aggregate=aggregate,
         timezone=timezone,
         unit=unit,
         limit=MAX_RAW_LIMIT // 4,

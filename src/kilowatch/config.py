@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
-        description="SQLAlchemy URL of the catalogue: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`. "
-        "Default: `kilowatch.sqlite` in the data directory.",
+        description="SQLAlchemy URL of the catalogue: `sqlite:///path` or "
+        "`postgresql+psycopg://user:password@host/name`. Default: `kilowatch.sqlite` in the data directory.",
     )
     history_url: str | None = Field(
         None,
@@ -37,11 +37,13 @@ class Settings(BaseSettings):
     )
     history_sync: bool = Field(
         True,
-        description="Write readings through to the disk before answering. Off is faster and may lose the last seconds in a power cut.",
+        description="Write readings through to the disk before answering. Off is faster, and a power cut may take the "
+        "last seconds.",
     )
     secret_key: SecretStr | None = Field(
         None,
-        description="Signs access tokens; at least 32 characters. Default in development: made once and kept in the data directory.",
+        description="Signs access tokens; at least 32 characters. Default in development: made once and kept in the "
+        "data directory.",
     )
     access_token_minutes: int = Field(15, ge=1, le=1440, description="Life of an access token, in minutes.")
     refresh_token_days: int = Field(30, ge=1, le=365, description="Life of a sign-in without use of it, in days.")
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
         return self.history_url or f"chdb://{self.data_dir / 'history'}"
 
 
-_HOW_TO_MAKE_A_SECRET = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+_HOW_TO_MAKE_A_SECRET = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'  # noqa: S105 - a hint
 
 
 def load_settings() -> Settings:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, null, or_
+from sqlalchemy import Select, and_, literal
 from sqlalchemy.sql.expression import cast
 from sqlalchemy.types import String
 
@@ -11,7 +11,7 @@ from kilowatch.errors import Forbidden
 
 
 def visible(statement: Select[Any], who: Principal, site_id: Any) -> Select[Any]:
-    """Leave out the rows of sites that `who` has no grant for. `site_id` is the statement's column with the site's id."""
+    """Leave out the rows of sites that `who` has no grant for; `site_id` is the column that has the site's id."""
     if not who.is_admin:
         statement = statement.join(GrantRow, and_(GrantRow.site_id == site_id, GrantRow.user_id == who.user_id))
     if who.only_site_id is not None:
@@ -21,17 +21,8 @@ def visible(statement: Select[Any], who: Principal, site_id: Any) -> Select[Any]
 
 def visible_with_role(statement: Select[Any], who: Principal, site_id: Any) -> Select[Any]:
     """Like `visible`, with the caller's role at the site as one more column, the last."""
-    role: ColumnElement[Any] = cast(literal("technician"), String) if who.is_admin else GrantRow.role
+    role: Any = cast(literal("technician"), String) if who.is_admin else GrantRow.role
     return visible(statement.add_columns(role), who, site_id)
-
-
-def optional_role(who: Principal, site_id: Any) -> tuple[Any, ColumnElement[bool]]:
-    """For an outer join on grants: the condition of the join, and whether the row's site is visible."""
-    on = and_(GrantRow.site_id == site_id, GrantRow.user_id == who.user_id)
-    seen: ColumnElement[bool] = or_(GrantRow.role.is_not(null()), literal(who.is_admin))
-    if who.only_site_id is not None:
-        seen = and_(seen, func.coalesce(site_id == who.only_site_id, literal(False)))
-    return on, seen
 
 
 def require_scope(who: Principal, scope: Scope) -> None:

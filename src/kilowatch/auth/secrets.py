@@ -33,9 +33,10 @@ def hash_password(password: str) -> str:
 def password_matches(password: str, password_hash: str | None) -> bool:
     """Whether it matches; takes as long for an account that does not exist (`None`) as for one that does."""
     try:
-        return _hasher.verify(password_hash or _nobodys_hash(), password) and password_hash is not None
+        _hasher.verify(password_hash or _nobodys_hash(), password)
     except (VerificationError, InvalidHashError):
         return False
+    return password_hash is not None
 
 
 def hash_token(token: str) -> str:

@@ -123,7 +123,7 @@ class SignIns:
             return self._tokens(connection, sign_in_id, found[0], now)
 
     def refresh(self, refresh_token: str) -> Tokens:
-        """New tokens for a refresh token, which is used up; a second use ends the sign-in, as one of the two was stolen."""
+        """New tokens for a refresh token, which is used up. A second use ends the sign-in: one was stolen."""
         token_hash = secrets.hash_token(refresh_token)
         now = self._clock()
         with self._database.write() as connection:
@@ -339,6 +339,7 @@ def _signed_in(who: Principal) -> Principal:
 def _check_key(work: Work, *, site_id: int | None, expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= work.now:
         raise invalid("expires_at", "This time has passed already.")
-    if site_id is not None and not work.who.is_admin:
-        if not store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id):
-            raise invalid("site_id", "There is no such site.")
+    if site_id is None or work.who.is_admin:
+        return
+    if not store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id):
+        raise invalid("site_id", "There is no such site.")

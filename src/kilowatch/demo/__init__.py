@@ -1,1 +1,1 @@
-"""The demo portfolio: a real house with ten days of measurements, and two more sites, so that rights have something to divide."""
+"""The demo portfolio: a real house with ten days of measurements, and two more sites, so that rights divide."""

@@ -1,4 +1,4 @@
-"""Puts the demo portfolio into a Kilowatch, through the same services as any client; running it again changes nothing."""
+"""Puts the demo portfolio into a Kilowatch, through the same services as any client. A second run changes nothing."""
 
 import os
 import secrets

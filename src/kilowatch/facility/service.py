@@ -278,7 +278,7 @@ class Catalogue:
             )
 
     def change_metric(self, caller: Caller, metric_id: int, changes: dict[str, Any]) -> Metric:
-        """Change some fields; quantity, unit and behaviour only while there are no readings that they give a meaning to."""
+        """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to."""
         with self._gate.writing(caller) as work:
             metric, role = metric_of(work.connection, work.who, metric_id)
             require_technician(role)
@@ -391,7 +391,7 @@ def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int])
 def addressed_metrics(
     connection: Connection, who: Principal, references: Sequence[int | str]
 ) -> dict[int | str, tuple[PlacedMetric, Role]]:
-    """The metrics that ids or names (`site/device/key`) stand for, with the caller's role; what is unknown is missing."""
+    """What ids or names (`site/device/key`) stand for, with the caller's role; what is unknown is missing."""
     ids = [reference for reference in references if isinstance(reference, int)]
     found: dict[int | str, tuple[PlacedMetric, Role]] = {
         metric.id: (metric, role) for metric, role in store.placed_metrics(connection, who, ids)
@@ -431,9 +431,8 @@ def _device_with_metrics(connection: Connection, who: Principal, device_id: int)
 def _changeable_device(connection: Connection, who: Principal, device_id: int, if_match: str | None) -> Device:
     device, role = device_of(connection, who, device_id)
     require_technician(role)
-    if if_match is not None and if_match.strip() != "*":
-        if etag(device) not in (part.strip() for part in if_match.split(",")):
-            raise StaleDevice
+    if if_match is not None and not {"*", etag(device)} & {part.strip() for part in if_match.split(",")}:
+        raise StaleDevice
     return device
 
 
@@ -451,9 +450,10 @@ def _refuse_taken(
 ) -> None:
     if slug is not None and store.find_device_id(connection, site_id, slug=slug) not in (None, except_id):
         raise conflict("slug", f"The site has a device with the slug `{slug}` already.")
-    if serial_number is not None:
-        if store.find_device_id(connection, site_id, serial_number=serial_number) not in (None, except_id):
-            raise conflict("serial_number", "The site has a device with this serial number already.")
+    if serial_number is None:
+        return
+    if store.find_device_id(connection, site_id, serial_number=serial_number) not in (None, except_id):
+        raise conflict("serial_number", "The site has a device with this serial number already.")
 
 
 def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:

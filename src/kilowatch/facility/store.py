@@ -197,8 +197,9 @@ def delete_metric(connection: Connection, metric_id: int) -> None:
 
 
 def _placed() -> Select[Any]:
+    columns: list[Any] = _PLACED
     return (
-        select(*_PLACED)
+        select(*columns)
         .join(DeviceRow, DeviceRow.id == MetricRow.device_id)
         .join(SiteRow, SiteRow.id == DeviceRow.site_id)
     )
@@ -216,7 +217,7 @@ def placed_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -
 def placed_metrics_named(
     connection: Connection, who: Principal, names: Sequence[tuple[str, str, str]]
 ) -> list[tuple[PlacedMetric, Role]]:
-    """Those of the metrics (site, device and metric key) that `who` may see, with the role at their sites, in no order."""
+    """Those of the metrics (site, device and key) that `who` may see, with the role at their sites, in no order."""
     found: list[tuple[PlacedMetric, Role]] = []
     for chunk in batched(names, _CHUNK):
         statement = _placed().where(tuple_(SiteRow.slug, DeviceRow.slug, MetricRow.key).in_(chunk))
@@ -253,10 +254,10 @@ def forget_erasures(connection: Connection, *, before: datetime) -> None:
     connection.execute(delete(ErasureRow).where(ErasureRow.requested_at < before))
 
 
-def _with_role(connection: Connection, statement: Select[Any], into: type[Any]) -> Any:
+def _with_role(connection: Connection, statement: Select[Any], into: type[T]) -> tuple[T, Role] | None:
     row = connection.execute(statement).first()
     return None if row is None else (into(*row[:-1]), row[-1])
 
 
-def _all_with_role(connection: Connection, statement: Select[Any], into: type[Any]) -> Iterator[Any]:
+def _all_with_role(connection: Connection, statement: Select[Any], into: type[T]) -> Iterator[tuple[T, Role]]:
     return ((into(*row[:-1]), row[-1]) for row in connection.execute(statement))

@@ -1,6 +1,7 @@
 """History as JSON and CSV: columns of numbers to text, without an object a row."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import orjson
@@ -69,7 +70,7 @@ def _local_times(timestamps: np.ndarray, history: History) -> Iterator[bytes]:
     span = Window(from_ms(int(timestamps[0])), from_ms(int(timestamps[-1]) + 1))
     bounds = [span.start_ms, *timespan.transitions(span, zone), span.end_ms]
     written = False
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         part = timestamps[np.searchsorted(timestamps, begin) : np.searchsorted(timestamps, end)]
         if not len(part):
             continue
@@ -89,7 +90,7 @@ def to_csv(history: History) -> bytes:
     columns = ["metric", "timestamp", "value", "unit", *(("aggregate", "coverage") if aggregated else ())]
     sink = pa.BufferOutputStream()
     sink.write((",".join(columns) + "\n").encode())
-    options = pa_csv.WriteOptions(include_header=False, quoting_style="needed")
+    options = pa_csv.WriteOptions(include_header=False, quoting_style="none")
     for series in history.series:
         if not len(series.timestamps):
             continue

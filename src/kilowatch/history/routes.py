@@ -183,7 +183,7 @@ def history_operation() -> Operation:
         406,
         422,
         example=_HISTORY,
-        description="The window. Empty buckets are null; a page of raw readings that is not the last has `next` and a `Link`.",
+        description="The window. Empty buckets are null; a page of raw readings has `next` and `Link` if more follow.",
         content={"text/csv": {"schema": {"type": "string"}, "example": _CSV}},
         headers={"Link": "Where the next page of raw readings is."},
     )

@@ -1,4 +1,4 @@
-"""Decides what a question about history means: units, zone, resolution, aggregate; and how much may be asked at once."""
+"""Decides what a question about history means (units, zone, resolution, aggregate), and how much may be asked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

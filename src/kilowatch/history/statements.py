@@ -17,7 +17,12 @@ _IN_WINDOW = """metric_id IN {ids:Array(UInt32)}
 LATEST_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8"), ("received_at", "<i8")])
 LATEST = """
 SELECT metric_id, reading.1, reading.2, reading.3
-FROM (SELECT metric_id, argMaxMerge(reading) AS reading FROM latest WHERE metric_id IN {ids:Array(UInt32)} GROUP BY metric_id)
+FROM (
+    SELECT metric_id, argMaxMerge(reading) AS reading
+    FROM latest
+    WHERE metric_id IN {ids:Array(UInt32)}
+    GROUP BY metric_id
+)
 """
 
 POINT_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8")])
@@ -103,19 +108,19 @@ FROM (
         metric_id, t, v, rise, has_before,
         bucket,
         t >= window_start AND bucket = own_bucket AS own,
-        greatest(0, least(stop, if(bucket = last_bucket, stop, transform(bucket, starts, arrayPopFront(edges), window_end)))
-            - greatest(t, bucket)) AS piece_ms
+        if(bucket = last_bucket, stop, transform(bucket, starts, arrayPopFront(edges), window_end)) AS piece_end,
+        greatest(0, piece_end - greatest(t, bucket)) AS piece_ms
     FROM (
         SELECT
             *,
             roundDown(t, starts) AS own_bucket,
             greatest(t, least({_HOLDS_UNTIL[behaviour]}, window_end)) AS stop,
             roundDown(greatest(t, stop - 1), starts) AS last_bucket,
-            if(own_bucket = last_bucket, [own_bucket], arraySlice(
-                starts,
-                transform(own_bucket, starts, arrayEnumerate(starts), 0),
-                transform(last_bucket, starts, arrayEnumerate(starts), 0) - transform(own_bucket, starts, arrayEnumerate(starts), 0) + 1
-            )) AS pieces
+            transform(own_bucket, starts, arrayEnumerate(starts), 0) AS first_piece,
+            transform(last_bucket, starts, arrayEnumerate(starts), 0) AS last_piece,
+            if(
+                own_bucket = last_bucket, [own_bucket], arraySlice(starts, first_piece, last_piece - first_piece + 1)
+            ) AS pieces
         FROM (
             SELECT
                 metric_id, t, v,

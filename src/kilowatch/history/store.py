@@ -38,7 +38,8 @@ class EngineInUse(Unavailable):
     def __init__(self, path: str) -> None:
         super().__init__(
             f"Another process has the embedded history at {path} open, and only one can. Stop it (is `kilowatch serve` "
-            "running?), or set KILOWATCH_DATA_DIR to another directory, or KILOWATCH_HISTORY_URL to a ClickHouse server."
+            "running?), or set KILOWATCH_DATA_DIR to another directory, or KILOWATCH_HISTORY_URL to a ClickHouse "
+            "server."
         )
 
 
@@ -57,7 +58,8 @@ class HistoryStore:
         """Open the engine and bring its tables up to date.
 
         Args:
-            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://` for TLS).
+            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://`
+                for TLS).
             connections: how many statements may run at once, the writer's not counted.
             sync: write readings through to the disk before `append` returns.
             clock: the time that readings are received.
@@ -180,7 +182,7 @@ class HistoryStore:
         self._query("SELECT toUInt64(1)", {}, np.dtype("<u8"))
 
     def version(self) -> str:
-        return self._clients[0].server_version
+        return self._clients[0].server_version or "of an unknown version"
 
     def close(self) -> None:
         """Finish what is being written, then close the engine."""
@@ -269,7 +271,8 @@ class HistoryStore:
                 client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
             for table in ("readings", "latest"):
                 client.command(
-                    f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, fsync_part_directory = {int(sync)}"
+                    f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
+                    f"fsync_part_directory = {int(sync)}"
                 )
 
     def _close_clients(self) -> None:

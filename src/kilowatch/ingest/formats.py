@@ -315,7 +315,9 @@ def _timestamps(texts: Any, verdicts: Verdicts) -> np.ndarray:
         array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
         # Arrow also takes `2025-06-01`, without a time, which is not RFC 3339
         if len(array) and pc.min(pc.binary_length(array)).as_py() > len("2025-06-01T00:00"):
-            return np.floor_divide(array.cast(_MICROSECONDS).cast(pa.int64()).to_numpy(zero_copy_only=False), 1000)
+            micros: np.ndarray = array.cast(_MICROSECONDS).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            milliseconds: np.ndarray = micros // 1000
+            return milliseconds
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         pass  # something in it is wrong: the careful way says which rows
     items: Iterable[Any] = texts.to_pylist() if isinstance(texts, pa.Array) else texts
@@ -343,7 +345,7 @@ def _values(items: Any, verdicts: Verdicts) -> np.ndarray:
     """Float64; NaN where a row is refused."""
     try:
         if isinstance(items, pa.Array):
-            values = pc.cast(pc.utf8_trim_whitespace(items), pa.float64()).to_numpy(zero_copy_only=False)
+            values: np.ndarray = pc.cast(pc.utf8_trim_whitespace(items), pa.float64()).to_numpy(zero_copy_only=False)
         elif all(type(item) is float for item in items):
             values = np.array(items, np.float64)
         else:

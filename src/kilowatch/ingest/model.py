@@ -89,7 +89,7 @@ class Columns:
     """Readings as they were read: columns of one length, and the rows that could not be.
 
     `references` holds each metric that is named once; `reference_of` says which of them a row is about (-1: none).
-    `units` holds, for each row, the position in `unit_names` of the unit that it claims to be in; `None` if none is said.
+    `units` holds, for each row, the position in `unit_names` of the unit that it claims; `None` if none is said.
     """
 
     references: list[Reference]

@@ -51,7 +51,7 @@ class Intake:
         """
         with self._gate.reading(caller, scope="ingest") as work:
             user_id = work.who.user_id
-            earlier = once and recall(work.connection, once, user_id=user_id, answer_type=Report)
+            earlier = None if once is None else recall(work.connection, once, user_id=user_id, answer_type=Report)
         if earlier is not None:
             return earlier
         columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
@@ -92,14 +92,14 @@ class _Metrics:
         return cls(
             ids=np.array([metric.id if metric else 0 for metric in metrics], np.uint32),
             writable=np.array([row is not None and row[1] == "technician" for row in rows], bool),
-            valid_min=np.array([_or(metric and metric.valid_min, -np.inf) for metric in metrics], np.float64),
-            valid_max=np.array([_or(metric and metric.valid_max, np.inf) for metric in metrics], np.float64),
+            valid_min=_limits([metric.valid_min if metric else None for metric in metrics], -np.inf),
+            valid_max=_limits([metric.valid_max if metric else None for metric in metrics], np.inf),
             units=[metric.unit if metric else "" for metric in metrics],
         )
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _limits(given: list[float | None], otherwise: float) -> np.ndarray:
+    return np.array([otherwise if limit is None else limit for limit in given], np.float64)
 
 
 def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
@@ -122,7 +122,8 @@ def _refuse_times(columns: Columns, latest: datetime) -> None:
         return "Readings from before 1970 can't be stored."
 
     def too_late(row: int) -> str:
-        return f"{from_ms(int(columns.timestamps[row])).isoformat()} is too far in the future; is the sender's clock right?"
+        timestamp = from_ms(int(columns.timestamps[row])).isoformat()
+        return f"{timestamp} is too far in the future; is the sender's clock right?"
 
     columns.verdicts.refuse_where(columns.timestamps < 0, "out_of_time_range", too_early)
     columns.verdicts.refuse_where(columns.timestamps > to_ms(latest), "in_the_future", too_late)

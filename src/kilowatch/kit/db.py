@@ -18,8 +18,8 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Executable,
     MetaData,
-    Select,
     create_engine,
     event,
     make_url,
@@ -57,14 +57,14 @@ class Instant(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError("a naive time can't be stored")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -184,10 +184,10 @@ def columns(table: type[Base], struct: type) -> list[Any]:
     return [getattr(table, field) for field in struct.__struct_fields__]  # type: ignore[attr-defined]  # every msgspec struct has it
 
 
-def fetch_one(connection: Connection, statement: Select[Any], into: type[T]) -> T | None:
+def fetch_one(connection: Connection, statement: Executable, into: type[T]) -> T | None:
     row = connection.execute(statement).first()
     return None if row is None else into(*row)
 
 
-def fetch_all(connection: Connection, statement: Select[Any], into: type[T]) -> list[T]:
+def fetch_all(connection: Connection, statement: Executable, into: type[T]) -> list[T]:
     return [into(*row) for row in connection.execute(statement)]

@@ -103,7 +103,8 @@ def recall(connection: Connection, once: Once, *, user_id: int, answer_type: typ
     return None if row is None else _same(once, *row, answer_type)
 
 
-def _same(once: Once, fingerprint: str, answer: bytes, answer_type: type[T]) -> T:
+def _same(once: Once, fingerprint: str, answer: bytes | None, answer_type: type[T]) -> T:
     if fingerprint != once.fingerprint:
         raise Invalid("This Idempotency-Key was used for a different request; use a new key for each new request.")
+    assert answer is not None  # the row and its answer are written in one transaction
     return msgspec.json.decode(answer, type=answer_type)

@@ -32,9 +32,7 @@ class Operation(TypedDict, total=False):
 
     responses: dict[int | str, dict[str, Any]]
     status_code: int
-    response_class: None
     response_model: None
-    openapi_extra: dict[str, Any]
 
 
 def schema_ref(kind: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 import zoneinfo
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -138,13 +138,13 @@ class Resolution:
             day = _CALENDAR_NEXT[self.name](day)
 
 
-_CALENDAR_START = {
+_CALENDAR_START: dict[str, Callable[[date], date]] = {
     "1d": lambda day: day,
     "1w": lambda day: day - timedelta(days=day.weekday()),
     "1mo": lambda day: day.replace(day=1),
     "1y": lambda day: day.replace(month=1, day=1),
 }
-_CALENDAR_NEXT = {
+_CALENDAR_NEXT: dict[str, Callable[[date], date]] = {
     "1d": lambda day: day + timedelta(days=1),
     "1w": lambda day: day + timedelta(days=7),
     "1mo": lambda day: date(day.year + day.month // 12, day.month % 12 + 1, 1),
@@ -232,10 +232,13 @@ def _all_transitions(zone: ZoneInfo, first_year: int, last_year: int) -> tuple[i
     for day in range(begin + day_s, end + 1, day_s):
         after = offset(day)
         if after != before:
-            seconds = range(day - day_s, day + 1)
-            found.append(seconds[bisect_left(seconds, True, key=lambda s, was=before: offset(s) != was)] * 1000)
+            found.append(_first_second_not_at(before, range(day - day_s, day + 1), offset) * 1000)
             before = after
     return tuple(found)
+
+
+def _first_second_not_at(before: int, seconds: range, offset: Callable[[int], int]) -> int:
+    return seconds[bisect_left(seconds, True, key=lambda second: offset(second) != before)]
 
 
 def iso_suffix(offset: int) -> str:

@@ -1,0 +1,279 @@
+"""What all tests share: real stores, made afresh for each test, and a small world of people and sites in them.
+
+The catalogue's tests run on SQLite and on a real PostgreSQL; the history is the real embedded engine (one directory a
+process, one database in it a test), or also a ClickHouse server where KILOWATCH_TEST_HISTORY_URL names one.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from argon2 import PasswordHasher
+from fastapi.testclient import TestClient
+
+from kilowatch import migrations
+from kilowatch.app import Kilowatch, create_app
+from kilowatch.auth import secrets
+from kilowatch.auth.model import OPERATOR
+from kilowatch.config import Settings
+from kilowatch.history.store import HistoryStore
+from kilowatch.kit.db import Database
+from tests.postgres import PostgresServer, start_postgres
+
+SECRET_KEY = "a-key-for-tests-0123456789-abcdefghijklmnop"
+START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+_numbers = itertools.count(1)
+
+
+class Clock:
+    """The time, as the application under test has it; it moves only when a test says so."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_passwords() -> Iterator[None]:
+    """Argon2 as ever, with the least memory and time: thousands of users are made here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
+
+
+# ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = start_postgres()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a migrated PostgreSQL database, to be used as a template."""
+    name = _unique("kilowatch_template")
+    _migrate(postgres.create_database(name))
+    return name
+
+
+def _migrate(url: str) -> None:
+    database = Database(url, pool_size=1)
+    migrations.upgrade(database)
+    database.close()
+
+
+def _unique(stem: str) -> str:
+    return f"{stem}_{os.getpid()}_{next(_numbers)}"
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    copy = tmp_path / "kilowatch.sqlite"
+    shutil.copy(sqlite_template, copy)
+    return f"sqlite:///{copy}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    name = _unique("kilowatch")
+    yield postgres.create_database(name, template=postgres_template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_database_url(request: pytest.FixtureRequest) -> str:
+    """Runs the test on SQLite and on PostgreSQL."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """The catalogue's database. A module overrides this with `any_database_url` to run on both."""
+    return sqlite_url
+
+
+@pytest.fixture(scope="session")
+def history_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one directory that this process may open with the embedded engine."""
+    return tmp_path_factory.mktemp("history")
+
+
+def _history_engines() -> list[str]:
+    return ["embedded", "server"] if os.environ.get("KILOWATCH_TEST_HISTORY_URL") else ["embedded"]
+
+
+@pytest.fixture(params=_history_engines())
+def history_url(request: pytest.FixtureRequest, history_directory: Path) -> Iterator[str]:
+    name = _unique("test")
+    server = os.environ.get("KILOWATCH_TEST_HISTORY_URL", "").rstrip("/")
+    url = f"chdb://{history_directory}?database={name}" if request.param == "embedded" else f"{server}/{name}"
+    yield url
+    store = HistoryStore(url, connections=1, sync=False, clock=lambda: START)
+    store._command(f"DROP DATABASE {name}", {})
+    store.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(database_url: str, history_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "var",
+        database_url=database_url,
+        history_url=history_url,
+        history_sync=False,
+        history_threads=2,
+        secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
+        log_level="error",
+    )
+
+
+# ── people and sites ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Person:
+    """A user with an HTTP client that is signed in as them. `id` is 0 for the anonymous."""
+
+    id: int
+    email: str
+    password: str
+    http: httpx2.Client
+
+    def get(self, path: str, **params: Any) -> httpx2.Response:
+        return self.http.get(path, params=params or None)
+
+    def post(self, path: str, json: Any = None, **more: Any) -> httpx2.Response:
+        return self.http.post(path, json=json, **more) if json is not None else self.http.post(path, **more)
+
+    def patch(self, path: str, json: Any, **more: Any) -> httpx2.Response:
+        return self.http.patch(path, json=json, **more)
+
+    def put(self, path: str, json: Any) -> httpx2.Response:
+        return self.http.put(path, json=json)
+
+    def delete(self, path: str, **more: Any) -> httpx2.Response:
+        return self.http.delete(path, **more)
+
+
+@dataclass
+class World:
+    """Two sites, North and South, and one person for each kind of right. Paths are relative to /api/v1.
+
+    `technician` and `standard` have their roles at North; `neighbour` is technician at South; `newcomer` has no grant.
+    """
+
+    services: Kilowatch
+    client: TestClient
+    clock: Clock
+    north: int = 0
+    south: int = 0
+    people: dict[str, Person] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Person:
+        try:
+            return self.people[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def person(self, name: str, *, is_admin: bool = False) -> Person:
+        """A new user, signed in through the API."""
+        email, password = f"{name}@example.org", f"password of {name}"
+        user = self.services.accounts.create_user(
+            OPERATOR, email=email, name=name.capitalize(), password=password, is_admin=is_admin
+        )
+        answer = self.client.post("/api/v1/auth/token", data={"username": email, "password": password})
+        assert answer.status_code == 200, answer.text
+        person = Person(user.id, email, password, self.http(answer.json()["access_token"]))
+        self.people[name] = person
+        return person
+
+    def http(self, bearer: str | None = None) -> httpx2.Client:
+        """A client of the application; with a token or an API key if one is given."""
+        headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+        return TestClient(self.client.app, base_url="http://testserver/api/v1", headers=headers)
+
+    def site(self, slug: str, **fields: Any) -> int:
+        body = {"name": slug.capitalize(), "slug": slug, "timezone": "Europe/Berlin"} | fields
+        answer = self.admin.post("/sites", body)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["id"])
+
+    def grant(self, person: Person, site_id: int, role: str) -> None:
+        answer = self.admin.put(f"/sites/{site_id}/grants/{person.id}", {"role": role})
+        assert answer.status_code == 200, answer.text
+
+    def device(self, site_id: int | None = None, **fields: Any) -> dict[str, Any]:
+        """A device at North (or another site), by default a generic one with a gauge of power in kW."""
+        metric = {"key": "power", "quantity": "power", "unit": "kW"}
+        body = {"name": f"Device {next(_numbers)}", "kind": "generic", "metrics": [metric]} | fields
+        answer = self.admin.post(f"/sites/{site_id or self.north}/devices", body)
+        assert answer.status_code == 201, answer.text
+        device: dict[str, Any] = answer.json()
+        return device
+
+    def metric(self, site_id: int | None = None, **fields: Any) -> int:
+        """The id of a new metric on a device of its own: a gauge of power in kW, unless `fields` say otherwise."""
+        metric = {"key": "power", "quantity": "power", "unit": "kW"} | fields
+        return int(self.device(site_id, metrics=[metric])["metrics"][0]["id"])
+
+    def send(self, metric: int | str, *readings: tuple[str, float]) -> dict[str, Any]:
+        """Readings (time, value) of one metric, sent by the administrator; all of them must be accepted."""
+        name = "metric_id" if isinstance(metric, int) else "metric"
+        rows = [{name: metric, "timestamp": timestamp, "value": value} for timestamp, value in readings]
+        answer = self.admin.post("/readings", {"readings": rows})
+        assert answer.status_code == 200, answer.text
+        report: dict[str, Any] = answer.json()
+        assert report["rejected"] == 0, report
+        return report
+
+
+@pytest.fixture
+def world(settings: Settings, clock: Clock) -> Iterator[World]:
+    with TestClient(create_app(settings, clock=clock)) as client:
+        world = World(client.app.state.services, client, clock)  # type: ignore[attr-defined]  # a FastAPI app
+        world.people["anonymous"] = Person(0, "", "", world.http())
+        world.person("admin", is_admin=True)
+        world.north, world.south = world.site("north"), world.site("south")
+        for name, site_id, role in (
+            ("technician", world.north, "technician"),
+            ("standard", world.north, "standard"),
+            ("neighbour", world.south, "technician"),
+        ):
+            world.grant(world.person(name), site_id, role)
+        world.person("newcomer")
+        yield world
+
+
+@pytest.fixture
+def services(settings: Settings, clock: Clock) -> Iterator[Kilowatch]:
+    """The services alone, without HTTP."""
+    with Kilowatch(settings, clock=clock) as services:
+        yield services
