@@ -104,8 +104,8 @@ async def sign_in(
     lane: PasswordLane,
     username: Annotated[str, Form(max_length=254, description="The email.", examples=["ada@example.org"])],
     password: Annotated[str, Form(max_length=200, examples=["correct horse battery"])],
-    grant_type: Annotated[
-        str, Form(alias="grant_type", pattern="^password$", description="`password`, by OAuth2.")
+    grant_type: Annotated[  # noqa: ARG001 - OAuth2 sends it; that it says `password` is all there is to it
+        str, Form(pattern="^password$", description="`password`, by OAuth2.")
     ] = "password",
 ) -> Response:
     """An access token for 15 minutes, and a refresh token to get the next one with, by OAuth2's password flow."""
