@@ -1,0 +1,1 @@
+"""What Kilowatch's speed is measured with: `make bench`."""
