@@ -12,6 +12,7 @@ from kilowatch.errors import Unauthenticated
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.text import PRINTABLE
 from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
@@ -102,10 +103,12 @@ async def sign_in(
     request: Request,
     sign_ins: SignInService,
     lane: PasswordLane,
-    username: Annotated[str, Form(max_length=254, description="The email.", examples=["ada@example.org"])],
+    username: Annotated[
+        str, Form(max_length=254, pattern=PRINTABLE, description="The email.", examples=["ada@example.org"])
+    ],
     password: Annotated[str, Form(max_length=200, examples=["correct horse battery"])],
     grant_type: Annotated[  # noqa: ARG001 - OAuth2 sends it; that it says `password` is all there is to it
-        str, Form(pattern="^password$", description="`password`, by OAuth2.")
+        str, Form(pattern="^(password)?$", description="`password`, by OAuth2.")
     ] = "password",
 ) -> Response:
     """An access token for 15 minutes, and a refresh token to get the next one with, by OAuth2's password flow."""

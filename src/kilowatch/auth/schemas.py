@@ -1,22 +1,26 @@
 """What requests about users, sign-ins and keys may say."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from kilowatch.auth.model import ALL_SCOPES, Role, Scope
-from kilowatch.kit.text import MAX_ID, Name
+from kilowatch.kit.text import MAX_ID, Flag, Name, Time, Whole
+
+
+def _caseless(value: object) -> object:
+    # before the length is checked, since folding can make it longer
+    return value.casefold() if isinstance(value, str) else value
+
 
 Email = Annotated[
     str,
+    BeforeValidator(_caseless),
     StringConstraints(
         strip_whitespace=True,
-        to_lower=True,
         max_length=254,
         pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+$",
     ),
-    AfterValidator(str.casefold),
 ]
 Password = Annotated[str, StringConstraints(min_length=8, max_length=200)]
 
@@ -41,7 +45,7 @@ class UserIn(Body):
     email: Email
     name: Name
     password: Password
-    is_admin: bool = False
+    is_admin: Flag = False
 
 
 class UserChange(Body):
@@ -49,16 +53,12 @@ class UserChange(Body):
     email: Email = Field(default="")
     name: Name = Field(default="")
     password: Password = Field(default="")
-    is_admin: bool = False
+    is_admin: Flag = False
 
 
 class GrantIn(Body):
     model_config = ConfigDict(json_schema_extra={"example": {"role": "technician"}})
     role: Role
-
-
-def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
 
 
 class ApiKeyIn(Body):
@@ -70,8 +70,8 @@ class ApiKeyIn(Body):
         max_length=3,
         description="`read` looks, `write` changes the catalogue, `ingest` sends readings.",
     )
-    site_id: int | None = Field(None, ge=1, le=MAX_ID, description="Only this site, if given.")
-    expires_at: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
+    site_id: Whole | None = Field(None, ge=1, le=MAX_ID, description="Only this site, if given.")
+    expires_at: Time | None = None
 
 
 class RefreshIn(Body):

@@ -339,7 +339,12 @@ def _signed_in(who: Principal) -> Principal:
 def _check_key(work: Work, *, site_id: int | None, expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= work.now:
         raise invalid("expires_at", "This time has passed already.")
-    if site_id is None or work.who.is_admin:
+    if site_id is None:
         return
-    if not store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id):
+    seen = (
+        store.site_exists(work.connection, site_id)
+        if work.who.is_admin
+        else bool(store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id))
+    )
+    if not seen:
         raise invalid("site_id", "There is no such site.")

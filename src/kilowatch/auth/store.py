@@ -3,7 +3,7 @@
 import hashlib
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, column, delete, func, insert, or_, select, table, update
 
 from kilowatch.auth.model import (
     ApiKey,
@@ -210,6 +210,11 @@ def page_api_keys(connection: Connection, user_id: int, page: PageRequest) -> li
 
 def add_api_key(connection: Connection, values: dict[str, object]) -> int:
     return connection.execute(insert(ApiKeyRow).values(values).returning(ApiKeyRow.id)).scalar_one()
+
+
+def site_exists(connection: Connection, site_id: int) -> bool:
+    """Whether there is such a site: asked by name, as the room that has the sites is above this one."""
+    return connection.execute(select(table("sites", column("id")).c.id).filter_by(id=site_id)).scalar() is not None
 
 
 def delete_api_key(connection: Connection, user_id: int, key_id: int) -> bool:

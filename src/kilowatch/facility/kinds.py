@@ -3,12 +3,15 @@
 Signs: grid power is positive on import, battery power on discharge; production and consumption are positive.
 """
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
+from kilowatch.kit.text import Number, Whole, number_only
 
 DeviceKind = Literal[
     "battery",
@@ -23,8 +26,8 @@ DeviceKind = Literal[
     "generic",
 ]
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[Number, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Properties(BaseModel):
@@ -47,8 +50,8 @@ class InverterProperties(Properties):
 
 class PvArrayProperties(Properties):
     peak_kw: Positive | None = Field(None, description="Power under standard test conditions.")
-    tilt_deg: float = Field(30, ge=0, le=90, allow_inf_nan=False, description="0 lies flat, 90 stands upright.")
-    azimuth_deg: float = Field(180, ge=0, lt=360, allow_inf_nan=False, description="0 north, 90 east, 180 south.")
+    tilt_deg: Number = Field(30, ge=0, le=90, allow_inf_nan=False, description="0 lies flat, 90 stands upright.")
+    azimuth_deg: Number = Field(180, ge=0, lt=360, allow_inf_nan=False, description="0 north, 90 east, 180 south.")
 
 
 class WindTurbineProperties(Properties):
@@ -67,7 +70,7 @@ class WindTurbineProperties(Properties):
 
 class GridMeterProperties(Properties):
     connection_kw: Positive | None = Field(None, description="Largest power of the grid connection.")
-    phases: Literal[1, 3] = 3
+    phases: Annotated[Literal[1, 3], BeforeValidator(number_only)] = 3
 
 
 class LoadMeterProperties(Properties):
@@ -77,25 +80,40 @@ class LoadMeterProperties(Properties):
 
 class EvChargerProperties(Properties):
     max_charge_kw: Positive = 11
-    connectors: int = Field(1, ge=1, le=100)
+    connectors: Whole = Field(1, ge=1, le=100)
 
 
 class HeatPumpProperties(Properties):
     rated_kw: Positive | None = Field(None, description="Largest electrical power.")
-    coefficient_of_performance: float = Field(3.5, gt=1, le=10, allow_inf_nan=False)
+    coefficient_of_performance: Number = Field(3.5, gt=1, le=10, allow_inf_nan=False)
 
 
 class WeatherStationProperties(Properties):
     height_m: Positive = Field(10, description="Height of the wind sensor over ground.")
 
 
-Scalar = (
-    Annotated[bool, Strict()]
-    | Annotated[int, Strict(), Field(ge=-(2**53), le=2**53)]
-    | Annotated[float, Strict(), Field(allow_inf_nan=False)]
-    | Annotated[str, Strict(), Field(max_length=1000, pattern=r"^[^\x00]*$")]
-    | None
-)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def _scalar(value: object) -> object:
+    match value:
+        case None | bool():
+            return value
+        case int() if abs(value) <= 2**53:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case str() if len(value) <= 1000 and not _UNPRINTABLE.search(value):
+            return value
+    raise ValueError(
+        "Input should be a text of up to 1000 printable characters, a finite number (whole ones up to 2^53), "
+        "true, false or null"
+    )
+
+
+Scalar = Annotated[
+    Any, AfterValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"], "maxLength": 1000})
+]
 
 
 class GenericProperties(BaseModel):
@@ -103,6 +121,14 @@ class GenericProperties(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_printable(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if not 1 <= len(name) <= 100 or _UNPRINTABLE.search(name):
+                raise ValueError("names of properties have 1 to 100 characters and no control characters")
+        return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from kilowatch.auth.schemas import GrantIn
 from kilowatch.facility.kinds import DeviceKind
 from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, KindInfo, Metric, Site
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn, SiteChange, SiteIn
-from kilowatch.facility.service import Catalogue, device_kinds, etag
+from kilowatch.facility.service import Catalogue, etag
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
 from kilowatch.kit.web import (
@@ -90,10 +90,12 @@ def _page(item: object) -> dict[str, object]:
     return {"items": [item], "next": None}
 
 
-@router.get("/device-kinds", tags=["Devices"], summary="List the kinds of device", **operation(list[KindInfo], 401))
-def list_device_kinds(_who: Who) -> Response:
+@router.get(
+    "/device-kinds", tags=["Devices"], summary="List the kinds of device", **operation(list[KindInfo], 401, 403)
+)
+def list_device_kinds(catalogue: CatalogueService, who: Who) -> Response:
     """Each kind's properties as JSON Schema, and the metrics that a device of it gets if none are named."""
-    return answer(device_kinds())
+    return answer(catalogue.list_kinds(who))
 
 
 # ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -80,6 +80,11 @@ class Catalogue:
         self._readings = readings
         self._clock = clock
 
+    def list_kinds(self, caller: Caller) -> list[KindInfo]:
+        """The kinds of device there are, for anybody who is signed in."""
+        with self._gate.reading(caller):
+            return device_kinds()
+
     # ── sites ──
 
     def list_sites(self, caller: Caller, page: PageRequest, *, words: str | None) -> Page[Site]:

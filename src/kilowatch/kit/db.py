@@ -151,6 +151,8 @@ def _sqlite_engine(url: URL, *, begin: str, pool_size: int, busy_timeout_ms: int
         connection.isolation_level = None  # the driver begins no transaction by itself: `_begin` does
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        # SQLite's own knows ASCII alone, and `contains` promises any case of letters, as PostgreSQL does.
+        connection.create_function("lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -171,6 +173,10 @@ def _translated() -> Iterator[None]:
         if error.connection_invalidated:
             raise Unavailable("The catalogue's database went away; try again shortly.", retry_after_s=5) from error
         raise
+
+
+def _lower(value: str | float | bytes | None) -> str | float | bytes | None:
+    return value.lower() if isinstance(value, str) else value
 
 
 def contains(column: Any, words: str) -> Any:

@@ -63,6 +63,8 @@ def operation(
             name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
         }
     responses: dict[int | str, dict[str, Any]] = {status: success}
+    if 413 in problems:  # it takes a body, so the body may be of a wrong kind
+        problems = (*problems, 415)
     for code in sorted({*problems, 503}):
         responses[code] = {
             "description": _PROBLEMS[code],

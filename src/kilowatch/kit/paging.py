@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
+_MAX_NUMBER = 2**53
 
 
 class PageRequest(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ def decode_cursor(cursor: str, *, parts: int) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in text.split(":"))
     except (ValueError, binascii.Error):
         numbers = ()
-    if len(numbers) != parts or not 0 <= numbers[0] <= MAX_ID or encode_cursor(*numbers) != cursor:
+    in_range = all(0 <= number <= _MAX_NUMBER for number in numbers)
+    if len(numbers) != parts or not in_range or numbers[0] > MAX_ID or encode_cursor(*numbers) != cursor:
         raise invalid("cursor", "Not a cursor of this list; take it from `next` of the page before.", place="query")
     return numbers

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -29,6 +30,8 @@ log = structlog.get_logger("kilowatch.web")
 PROBLEM_JSON = "application/problem+json"
 _DRAIN_AT_MOST = 512 * 1024 * 1024
 _DRAIN_SECONDS = 10
+_MAX_FAULTS = 100
+_MAX_DETAIL = 2000
 
 RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
@@ -107,11 +110,21 @@ def problem(
         type="about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
-        instance=path,
-        errors=[FieldProblem(f"#{fault.pointer}", fault.detail, fault.place) for fault in faults],
+        detail=_sendable(detail),
+        instance=_sendable(path),
+        errors=[
+            FieldProblem(
+                "#" + quote(_sendable(fault.pointer), safe="/~!$&'()*+,;=:@?"), _sendable(fault.detail), fault.place
+            )
+            for fault in faults[:_MAX_FAULTS]
+        ],
     )
     return Response(msgspec.json.encode(document), status, headers, PROBLEM_JSON)
+
+
+def _sendable(text: str) -> str:
+    """Text that may quote what a request brought: JSON can bring half characters and names of any length."""
+    return text.encode(errors="replace").decode()[:_MAX_DETAIL]
 
 
 def install_errors(app: FastAPI) -> None:
@@ -131,23 +144,31 @@ def install_errors(app: FastAPI) -> None:
     def _validation(request: Request, error: RequestValidationError) -> Response:
         if any(item["type"] == "json_invalid" for item in error.errors()):
             return problem(request, 400, "The body is not JSON: " + str(error.errors()[0]["ctx"]["error"]))
-        faults = tuple(_fault(item) for item in error.errors())
-        detail = "; ".join(f"{fault.pointer.strip('/')}: {fault.detail}" for fault in faults[:3])
+        if any(item["loc"] == ("body",) and isinstance(item.get("input"), bytes) for item in error.errors()):
+            return problem(request, 415, "The body must be JSON: send `Content-Type: application/json`.")
+        faults = tuple(_fault(item) for item in error.errors()[:_MAX_FAULTS])
+        detail = "; ".join(f"{fault.pointer.strip('/') or fault.place}: {fault.detail}" for fault in faults[:3])
         return problem(request, 422, detail, faults=faults)
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
-        detail = {404: "There is nothing at this address.", 400: "The body can't be read as JSON."}.get(
+        detail = {404: "There is nothing at this address.", 400: "The body can't be read."}.get(
             error.status_code, str(error.detail)
         )
-        return problem(request, error.status_code, detail, headers=error.headers)
+        headers = dict(error.headers or {})
+        # Each route knows its own method alone; the document knows all of an address.
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")) is not None:
+            methods = app.openapi()["paths"].get(getattr(route, "path", ""), {})
+            if methods:
+                headers["Allow"] = ", ".join(sorted(method.upper() for method in methods))
+        return problem(request, error.status_code, detail, headers=headers)
 
 
 def _fault(item: dict[str, Any]) -> errors.Fault:
     place, *path = item["loc"]
     pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
     detail = item["msg"].removeprefix("Value error, ")
-    return errors.Fault(pointer or "/", detail, place if place in ("query", "path", "header") else "body")
+    return errors.Fault(pointer, detail, place if place in ("query", "path", "header") else "body")
 
 
 # ── the middle ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kilowatch.kit.text import MAX_ID, Name
+from kilowatch.kit.text import MAX_ID, Name, Whole
 
 MAX_METRICS = 10_000
 
-MetricId = Annotated[int, Field(ge=1, le=MAX_ID)]
+MetricId = Annotated[Whole, Field(ge=1, le=MAX_ID)]
 MetricIdList = Annotated[
     list[MetricId],
     Field(min_length=1, max_length=MAX_METRICS, description="Ids of metrics, each once, in the order they are wanted."),
