@@ -1,9 +1,8 @@
 """Decides what a question about history means (units, zone, resolution, aggregate), and how much may be asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 
 import numpy as np
 
@@ -11,7 +10,17 @@ from kilowatch.auth.service import Caller, Gate
 from kilowatch.errors import Fault, Invalid, invalid
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Aggregate, History, Latest, LatestReading, Series, SeriesRequest
+from kilowatch.history import intervals
+from kilowatch.history.model import (
+    Aggregate,
+    Floats,
+    History,
+    Latest,
+    LatestReading,
+    Milliseconds,
+    Series,
+    SeriesRequest,
+)
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit import timespan, units
 from kilowatch.kit.paging import decode_cursor, encode_cursor
@@ -22,6 +31,9 @@ MAX_BUCKETS = 100_000
 
 MAX_VALUES = 5_000_000
 """Buckets that are answered over all series."""
+
+METRIC_DAYS_AT_ONCE = 1000
+"""How much is read with one statement: 1.4 million readings, if there is one a minute."""
 
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
@@ -111,12 +123,30 @@ class Histories:
         _check_size(resolution, query.window, series=len(metrics))
         requests = [_aggregated(metric, query) for metric in metrics]
         edges = resolution.buckets(query.window, zone)
-        found: dict[int, np.ndarray] = {}
-        for _, group in groupby(sorted(requests, key=_statement_key), key=_statement_key):
-            found |= self._store.buckets(list(group), edges)
-        starts, lengths = np.array(edges[:-1], np.int64), np.diff(edges)
-        series = [_series(request, starts, lengths, found.get(request.metric.id)) for request in requests]
+        at_once = max(1, METRIC_DAYS_AT_ONCE // max(1, (query.window.end - query.window.start).days))
+        series = [
+            one
+            for begin in range(0, len(requests), at_once)
+            for one in self._buckets(requests[begin : begin + at_once], query.window, np.array(edges, np.int64))
+        ]
         return History(query.window, resolution, zone.key, series)
+
+    def _buckets(self, requests: Sequence[SeriesRequest], window: Window, edges: Milliseconds) -> Iterator[Series]:
+        readings = _Readings.of(self._store, [request.metric for request in requests], window)
+        starts, lengths = edges[:-1], np.diff(edges)
+        for request in requests:
+            metric, conversion = request.metric, request.conversion
+            assert request.aggregate is not None  # raw readings have no buckets
+            timestamps, values = readings.around_window(metric)
+            buckets = intervals.aggregate_readings(
+                timestamps,
+                values * conversion.scale + conversion.offset,
+                edges,
+                aggregate=request.aggregate,
+                behaviour=metric.behaviour,
+                max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+            )
+            yield Series(request, starts, buckets.values * request.factor, buckets.held_ms / lengths)
 
     def _raw(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str) -> History:
         if query.aggregate is not None:
@@ -124,15 +154,13 @@ class Histories:
                 "aggregate", "Raw readings are not aggregated; leave it out, or choose a resolution.", place="query"
             )
         after = decode_cursor(query.cursor, parts=2) if query.cursor else (0, 0)
-        rows = self._store.raw(
-            [metric.id for metric in metrics], query.window, limit=query.limit + 1, after=(after[0], after[1])
-        )
+        ids = [metric.id for metric in metrics]
+        rows = self._store.readings_page(ids, query.window, limit=query.limit + 1, after=(after[0], after[1]))
         page, more = rows[: query.limit], len(rows) > query.limit
         following = encode_cursor(int(page["metric_id"][-1]), int(page["ts"][-1])) if more else None
         series = []
         for metric in metrics:
-            begin, end = np.searchsorted(page["metric_id"], [metric.id, metric.id + 1])
-            part = page[begin:end]
+            part = _rows_of(page, metric.id)
             unit = query.unit or metric.unit
             request = SeriesRequest(metric, None, unit, _conversion(metric, unit))
             values = part["value"] * request.conversion.scale + request.conversion.offset
@@ -140,18 +168,38 @@ class Histories:
         return History(query.window, None, timezone, series, following)
 
 
-def _statement_key(request: SeriesRequest) -> tuple[str, str]:
-    return (request.aggregate or "", request.metric.behaviour)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Readings:
+    """Readings of some metrics, each part ordered by (metric, time): those in a window, and those next to it."""
+
+    before: np.ndarray
+    inside: np.ndarray
+    after: np.ndarray
+
+    @classmethod
+    def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Readings":
+        """Read them. What is before a window matters while a gauge's value is believed, and always for a counter."""
+        reach = {
+            metric.id: metric.max_gap_s * 1000 if metric.behaviour == "gauge" and metric.max_gap_s else None
+            for metric in metrics
+        }
+        counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
+        return cls(
+            store.last_before(reach, window.start_ms),
+            store.readings(list(reach), window),
+            store.first_from(counters, window.end_ms),
+        )
+
+    def around_window(self, metric: PlacedMetric) -> tuple[Milliseconds, Floats]:
+        """A metric's times and values, as `intervals` takes them."""
+        parts = [_rows_of(rows, metric.id) for rows in (self.before, self.inside, self.after)]
+        return np.concatenate([part["ts"] for part in parts]), np.concatenate([part["value"] for part in parts])
 
 
-def _series(request: SeriesRequest, starts: np.ndarray, lengths: np.ndarray, rows: np.ndarray | None) -> Series:
-    """All buckets of the window, those that nothing is known of with NaN and no coverage."""
-    values, coverage = np.full(len(starts), np.nan), np.zeros(len(starts))
-    if rows is not None:
-        at = np.searchsorted(starts, rows["bucket"])
-        values[at] = rows["value"] * request.factor
-        coverage[at] = np.minimum(rows["held_ms"] / lengths[at], 1)
-    return Series(request, starts, values, coverage)
+def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:
+    """The rows of one metric, of rows that are ordered by metric."""
+    begin, end = np.searchsorted(rows["metric_id"], [metric_id, metric_id + 1])
+    return rows[begin:end]
 
 
 def _latest_reading(metric: PlacedMetric, latest: Latest | None, now_ms: int) -> LatestReading:
@@ -201,7 +249,10 @@ def _aggregated(metric: PlacedMetric, query: Query) -> SeriesRequest:
             raise invalid("unit", "A count has no unit; leave it out.", place="query")
         return SeriesRequest(metric, aggregate, "dimensionless", units.Conversion())
     unit = query.unit or metric.unit
-    return SeriesRequest(metric, aggregate, unit, _conversion(metric, unit))
+    conversion = _conversion(metric, unit)
+    if aggregate == "delta":
+        conversion = units.Conversion(conversion.scale)  # a difference has no zero point: 10 °C more are 18 °F more
+    return SeriesRequest(metric, aggregate, unit, conversion)
 
 
 def _conversion(metric: PlacedMetric, unit: str) -> units.Conversion:

@@ -2,7 +2,7 @@
 
 import queue
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,15 +19,13 @@ from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history import statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import READING_DTYPE, Batch, Latest, SeriesRequest
-from kilowatch.kit.timespan import LATEST as LATEST_TIME
-from kilowatch.kit.timespan import Window, to_ms
+from kilowatch.history.model import READING_DTYPE, Batch, Latest
+from kilowatch.kit.timespan import Window
 
 log = structlog.get_logger("kilowatch.history")
 
-FOREVER_MS = 2**61
 _DAY_MS = 86_400_000
-_LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, None)
+_LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
 # One upload may bring many years; the engine's default refuses more than 100 months at once.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
@@ -123,8 +121,13 @@ class HistoryStore:
                 found[metric_id] = Latest(ts, value, received_at)
         return found
 
-    def raw(
-        self, metric_ids: Sequence[int], window: Window, *, limit: int, after: tuple[int, int] = (0, 0)
+    def readings(self, metric_ids: Sequence[int], window: Window) -> np.ndarray:
+        """Readings in the window, by (metric, time): `POINT_DTYPE` rows."""
+        parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
+        return self._query(statements.READINGS, parameters, statements.POINT_DTYPE)
+
+    def readings_page(
+        self, metric_ids: Sequence[int], window: Window, *, limit: int, after: tuple[int, int]
     ) -> np.ndarray:
         """Readings in the window by (metric, time), from behind `after`, at most `limit`: `POINT_DTYPE` rows."""
         parameters = {
@@ -135,47 +138,50 @@ class HistoryStore:
             "after_ts": after[1],
             "limit": limit,
         }
-        return self._query(statements.RAW, parameters, statements.POINT_DTYPE)
+        return self._query(statements.READINGS_PAGE, parameters, statements.POINT_DTYPE)
 
-    def buckets(self, requests: Sequence[SeriesRequest], edges: Sequence[int]) -> dict[int, np.ndarray]:
-        """Aggregates of one kind over metrics of one behaviour, by the interval rules of the user guide.
+    def last_before(self, reach_ms: Mapping[int, int | None], instant: int) -> np.ndarray:
+        """The last reading of each metric before an instant, less than its reach (`None`: any time) before it.
 
-        Args:
-            requests: metrics with their conversions; `aggregate` and `behaviour` are the same for all of them.
-            edges: of the buckets, ms since 1970, rising, one more than there are buckets.
+        Looked for in the day before, then further back for those that had none, so that long histories cost nothing.
 
         Returns:
-            For each metric with any, `BUCKET_DTYPE` rows of the buckets that have something to tell, by time: the
-            bucket's start, the aggregate (NaN for none), and how many ms of it data vouches for.
+            `POINT_DTYPE` rows by metric, one for each that has such a reading.
         """
-        first, ids = requests[0], [request.metric.id for request in requests]
-        behaviour = first.metric.behaviour
-        gaps = {
-            request.metric.id: FOREVER_MS if request.metric.max_gap_s is None else request.metric.max_gap_s * 1000
-            for request in requests
+        earliest = {
+            metric_id: 0 if reach is None else max(0, instant - reach + 1) for metric_id, reach in reach_ms.items()
         }
-        near = self._last_before(gaps if behaviour == "gauge" else dict.fromkeys(ids, FOREVER_MS), edges[0])
-        if behaviour == "counter":
-            near = np.concatenate((near, self._first_from(ids, edges[-1])))
-        assert first.aggregate is not None  # raw readings have no buckets
-        rows = self._query(
-            statements.buckets(first.aggregate, behaviour),
-            {
-                "ids": ids,
-                "start": edges[0],
-                "end": edges[-1],
-                "edges": list(edges),
-                "gaps": list(gaps.values()),
-                "scales": [request.conversion.scale for request in requests],
-                "offsets": [request.conversion.offset for request in requests],
-                "near_ids": near["metric_id"].tolist(),
-                "near_ts": near["ts"].tolist(),
-                "near_values": near["value"].tolist(),
-            },
-            statements.BUCKET_DTYPE,
-        )
-        bounds = np.flatnonzero(np.diff(rows["metric_id"])) + 1
-        return {int(part["metric_id"][0]): part for part in np.split(rows, bounds) if len(part)}
+        found = [np.empty(0, statements.POINT_DTYPE)]
+        until = instant
+        for distance in _LOOK_FURTHER_MS:
+            if not earliest:
+                break
+            begin = max(min(earliest.values()), instant - distance)
+            rows = self._near(statements.LAST_BEFORE, earliest, begin, until)
+            near = [row["ts"] >= earliest[int(row["metric_id"])] for row in rows]
+            found.append(rows[np.array(near, bool)])
+            answered = set(rows["metric_id"].tolist())
+            earliest = {m: first for m, first in earliest.items() if m not in answered and first < begin}
+            until = begin
+        return np.sort(np.concatenate(found), order="metric_id")
+
+    def first_from(self, metric_ids: Sequence[int], instant: int) -> np.ndarray:
+        """The first reading of each metric at or after an instant: `POINT_DTYPE` rows by metric."""
+        found = [np.empty(0, statements.POINT_DTYPE)]
+        missing, begin = set(metric_ids), instant
+        for distance in _LOOK_FURTHER_MS:
+            if not missing:
+                break
+            end = instant + distance
+            rows = self._near(statements.FIRST_FROM, missing, begin, end)
+            found.append(rows)
+            missing -= set(rows["metric_id"].tolist())
+            begin = end
+        return np.sort(np.concatenate(found), order="metric_id")
+
+    def _near(self, statement: str, metric_ids: Iterable[int], begin: int, end: int) -> np.ndarray:
+        parameters = {"ids": sorted(metric_ids), "start": begin, "end": end}
+        return self._query(statement, parameters, statements.POINT_DTYPE)
 
     def check(self) -> None:
         """Raises `Unavailable` if the engine does not answer."""
@@ -188,49 +194,6 @@ class HistoryStore:
         """Finish what is being written, then close the engine."""
         self._appender.close()
         self._close_clients()
-
-    # ── neighbours of a window ──
-
-    def _last_before(self, reach_ms: Mapping[int, int], instant: int) -> np.ndarray:
-        """The last reading of each metric before an instant, at most its reach away: `POINT_DTYPE` rows.
-
-        Looked for in the day before, then further back for those that had none, so that long histories cost nothing.
-        """
-        found = [np.empty(0, statements.POINT_DTYPE)]
-        missing, seen = dict(reach_ms), instant
-        for distance in _LOOK_FURTHER_MS:
-            if not missing:
-                break
-            furthest = max(0, instant - max(missing.values()))
-            begin = furthest if distance is None else max(furthest, instant - distance)
-            rows = self._query(
-                statements.LAST_BEFORE, {"ids": list(missing), "start": begin, "end": seen}, statements.POINT_DTYPE
-            )
-            reaches = np.array([missing[metric_id] for metric_id in rows["metric_id"].tolist()], np.int64)
-            found.append(rows[rows["ts"] > instant - reaches] if len(rows) else rows)
-            missing = {
-                metric_id: reach
-                for metric_id, reach in missing.items()
-                if metric_id not in set(rows["metric_id"].tolist()) and instant - reach < begin
-            }
-            seen = begin
-        return np.concatenate(found)
-
-    def _first_from(self, metric_ids: Sequence[int], instant: int) -> np.ndarray:
-        """The first reading of each metric at or after an instant: `POINT_DTYPE` rows."""
-        found = [np.empty(0, statements.POINT_DTYPE)]
-        missing, begin = set(metric_ids), instant
-        for distance in _LOOK_FURTHER_MS:
-            if not missing:
-                break
-            end = to_ms(LATEST_TIME) if distance is None else instant + distance
-            rows = self._query(
-                statements.FIRST_FROM, {"ids": sorted(missing), "start": begin, "end": end}, statements.POINT_DTYPE
-            )
-            found.append(rows)
-            missing -= set(rows["metric_id"].tolist())
-            begin = end
-        return np.concatenate(found)
 
     # ── the engine ──
 
