@@ -6,10 +6,11 @@ it is wrong, which finds out for each row what is.
 
 import json
 import math
+import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -20,7 +21,6 @@ import pyarrow.csv as pa_csv
 
 from kilowatch.errors import Fault, TooLarge, UnknownFormat, Unreadable
 from kilowatch.ingest.model import Columns, Reference, RowCode, Verdicts
-from kilowatch.kit import timespan
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -29,7 +29,9 @@ else:
 
 JSON, CSV = "application/json", "text/csv"
 _CHUNK = 1 << 20
-_MICROSECONDS = pa.timestamp("us", "UTC")
+_MICROSECONDS, _NANOSECONDS = pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")
+_LONGEST_NUMBER = 400  # digits; Python makes no int of more than 4300, and no float of more than 309
+_WHITE_SPACE = " \t\n\r\v\f"
 _NAME_ONE_METRIC = "A reading names one metric: `metric_id`, or `metric` as `site/device/key`."
 _TIMESTAMP_HINT = "write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`"
 
@@ -125,6 +127,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     series: list[_Series] | None = None
 
 
+_FIELDS = frozenset(_Row.__struct_fields__)
 _decoder = msgspec.json.Decoder(_Body)
 
 
@@ -147,11 +150,12 @@ def _read_json(body: bytes) -> Columns:
 
 def _read_json_carefully(body: bytes) -> Columns:
     try:
-        document = json.loads(body)
+        # decoded here, as json.loads would guess other encodings
+        document = json.loads(body.decode("utf-8-sig"), parse_int=_whole_number)
     except RecursionError as error:
         raise Unreadable("The JSON is nested too deep.") from error
     except UnicodeDecodeError as error:
-        raise Unreadable(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from error
+        raise _not_utf8(error) from error
     except ValueError as error:
         raise Unreadable(f"The body is not JSON: {error}.") from error
     if not isinstance(document, dict) or len(document) != 1:
@@ -164,15 +168,22 @@ def _read_json_carefully(body: bytes) -> Columns:
     references, timestamps, values, odd = [], [], [], {}
     for index, item in enumerate(content):
         row = item if isinstance(item, dict) else {}
-        unknown = sorted(map(str, row.keys() - {"metric_id", "metric", "timestamp", "value"}))
         if not isinstance(item, dict):
             odd[index] = "A reading is an object with `metric_id` or `metric`, `timestamp` and `value`."
-        elif unknown:
-            odd[index] = f"There is no field {unknown[0][:40]!r} in a reading."
+        elif not row.keys() <= _FIELDS:
+            odd[index] = f"There is no field {_shown(min(row.keys() - _FIELDS))} in a reading."
         references.append(_reference(row.get("metric_id"), row.get("metric")))
         timestamps.append(row.get("timestamp"))
         values.append(row.get("value"))
     return _columns(references, timestamps, values, odd=odd)
+
+
+def _not_utf8(error: UnicodeDecodeError) -> Unreadable:
+    return Unreadable(f"The body is not UTF-8: {error.reason} at byte {error.start}.")
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < _LONGEST_NUMBER else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 
 def _neither_rows_nor_columns() -> Unreadable:
@@ -186,7 +197,7 @@ def _checked_series(index: int, item: Any) -> tuple[Any, list[Any], list[Any]]:
     if not isinstance(timestamps, list) or not isinstance(values, list):
         raise _bad_series(index, "needs `timestamps` and `values`, both lists")
     if unknown := sorted(map(str, item.keys() - {"metric_id", "metric", "timestamps", "values"})):
-        raise _bad_series(index, f"has a field {unknown[0][:40]!r}, which there is not")
+        raise _bad_series(index, f"has a field {_shown(unknown[0])}, which there is not")
     return _reference(item.get("metric_id"), item.get("metric")), timestamps, values
 
 
@@ -214,7 +225,9 @@ def _reference(metric_id: Any, metric: Any) -> Any:
         return None
     reference = metric if metric_id is None else metric_id
     wanted = str if metric_id is None else int
-    return reference if isinstance(reference, wanted) and not isinstance(reference, bool) else None
+    if not isinstance(reference, wanted) or isinstance(reference, bool):
+        return None
+    return _encodable(reference) if isinstance(reference, str) else reference
 
 
 # ── CSV ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,15 +237,23 @@ _CSV_COLUMNS = ("metric", "metric_id", "timestamp", "value", "unit")
 
 def _read_csv(body: bytes) -> Columns:
     body = body.removeprefix(b"\xef\xbb\xbf")
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from error
     if not body.strip():
         raise Unreadable("The CSV is empty; its first line is `metric,timestamp,value`.")
-    header = body[: body.find(b"\n")] if b"\n" in body else body
+    if b"\n" not in body:
+        body += b"\n"
+    header = body[: body.find(b"\n")]
     names = [name.strip().strip('"') for name in header.decode("utf-8", "replace").rstrip("\r").split(",")]
     _check_header(names)
-    short: list[int] = []
+    odd: dict[int, str] = {}
 
     def ragged(row: pa_csv.InvalidRow) -> str:
-        short.append(row.number if row.number is not None else -1)
+        # numbered from 1, the header among them, empty lines not; always known as one thread reads
+        odd[row.number - 2] = f"{row.actual_columns} fields, where the header has {row.expected_columns}."
         return "skip"
 
     try:
@@ -248,21 +269,15 @@ def _read_csv(body: bytes) -> Columns:
         )
     except pa.ArrowInvalid as error:
         raise Unreadable(f"The CSV can't be read: {str(error)[:200]}") from error
-    if short:
-        lines = ", ".join(str(number) for number in short[:10] if number > 0)
-        raise Unreadable(
-            f"{len(short)} lines of the CSV don't have the header's {len(names)} columns"
-            + (f" (line {lines})" if lines else "")
-            + "; nothing was stored."
-        )
-    text = {name: table.column(name).combine_chunks() for name in names}
+    text = {name: _with_gaps(table.column(name).combine_chunks(), odd) for name in names}
     by_name = "metric" in text
     encoded = text["metric" if by_name else "metric_id"].dictionary_encode()
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     named: list[Any] = [value.strip() for value in encoded.dictionary.to_pylist()]
     if not by_name:
         named = [int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None for value in named]
-    columns = _columns_of(named, encoded.indices.to_numpy(zero_copy_only=False), text["timestamp"], text["value"])
+    reference_of = encoded.indices.to_numpy(zero_copy_only=False)
+    columns = _columns_of(named, reference_of, text["timestamp"], text["value"], odd=odd)
     if "unit" in text:
         units = text["unit"].dictionary_encode()
         columns.unit_names = units.dictionary.to_pylist()
@@ -270,13 +285,22 @@ def _read_csv(body: bytes) -> Columns:
     return columns
 
 
+def _with_gaps(column: pa.Array, gaps: Collection[int]) -> pa.Array:
+    """The column with an empty text at each of the gaps' positions."""
+    if not gaps:
+        return column
+    is_gap = np.zeros(len(column) + len(gaps), bool)
+    is_gap[list(gaps)] = True
+    where = np.cumsum(~is_gap) - 1
+    return column.take(pa.array(where, pa.int64(), mask=is_gap)).fill_null("")
+
+
 def _check_header(names: list[str]) -> None:
     known = set(names) <= set(_CSV_COLUMNS) and len(set(names)) == len(names)
     if not known or not {"timestamp", "value"} <= set(names) or len({"metric", "metric_id"} & set(names)) != 1:
-        shown = ",".join(names)[:200]
         raise Unreadable(
-            f"The CSV's first line is `{shown}`; it must be `metric,timestamp,value` (`metric_id` instead of `metric` "
-            "will do, and `unit` may follow)."
+            f"The CSV's first line is {_shown(','.join(names), most=120)}; it must be `metric,timestamp,value` "
+            "(`metric_id` instead of `metric` will do, and `unit` may follow)."
         )
 
 
@@ -290,15 +314,19 @@ def _columns(
     reference_of = np.fromiter(
         (distinct.setdefault(reference, len(distinct)) for reference in references), np.int64, len(references)
     )
-    columns = _columns_of(list(distinct), reference_of, timestamps, values)
-    for row, detail in (odd or {}).items():
-        columns.verdicts.refuse(row, "malformed", detail)
-    return columns
+    return _columns_of(list(distinct), reference_of, timestamps, values, odd=odd or {})
 
 
-def _columns_of(named: list[Any], reference_of: np.ndarray, timestamps: Any, values: Any) -> Columns:
-    """`named` are the distinct references, `None` for what is none; the rest are columns of texts and numbers."""
+def _columns_of(
+    named: list[Any], reference_of: np.ndarray, timestamps: Any, values: Any, *, odd: Mapping[int, str]
+) -> Columns:
+    """`named` are the distinct references, `None` for what is none; the rest are columns of texts and numbers.
+
+    `odd` says what is wrong with the shape of rows that have a wrong one.
+    """
     verdicts = Verdicts(len(reference_of))
+    for row, detail in odd.items():
+        verdicts.refuse(row, "malformed", detail)
     reference_of = reference_of.astype(np.int64)
     unusable = np.array([reference is None for reference in named], bool)
     if unusable.any():
@@ -313,39 +341,67 @@ def _timestamps(texts: Any, verdicts: Verdicts) -> np.ndarray:
     """Ms since 1970, rounded down; 0 where a row is refused."""
     try:
         array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
-        # Arrow also takes `2025-06-01`, without a time, which is not RFC 3339
-        if len(array) and pc.min(pc.binary_length(array)).as_py() > len("2025-06-01T00:00"):
-            micros: np.ndarray = array.cast(_MICROSECONDS).cast(pa.int64()).to_numpy(zero_copy_only=False)
-            milliseconds: np.ndarray = micros // 1000
-            return milliseconds
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        pass  # something in it is wrong: the careful way says which rows
+        pass  # something in it is no text: the careful way says which rows
+    else:
+        if _all_have_minutes(array):
+            for unit in (_MICROSECONDS, _NANOSECONDS):  # microseconds reach further, nanoseconds have nine digits
+                try:
+                    ticks: np.ndarray = array.cast(unit).cast(pa.int64()).to_numpy(zero_copy_only=False)
+                except pa.ArrowException:
+                    continue
+                return ticks // (1_000 if unit is _MICROSECONDS else 1_000_000)
     items: Iterable[Any] = texts.to_pylist() if isinstance(texts, pa.Array) else texts
     return _each(items, verdicts, _one_timestamp, np.int64)
+
+
+def _all_have_minutes(texts: pa.Array) -> bool:
+    """Whether each has a `:` where `2025-06-01T00:00` has it: Arrow also reads `2025-06-01` and `2025-06-01T00Z`."""
+    if texts.null_count or not len(texts):
+        return False
+    if pc.min(pc.binary_length(texts)).as_py() <= len("2025-06-01T00:00"):
+        return False
+    starts = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts)]
+    letters = np.frombuffer(texts.buffers()[2], np.uint8)
+    return bool((letters[starts + len("2025-06-01T00")] == ord(":")).all())
+
+
+# Exactly what the fast way reads, and `t` and `z`, digits beyond nanoseconds, and white space around.
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ]([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.(\d+))?)?"
+    r"(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)",
+    re.ASCII,
+)
+_NAIVE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
+_FIRST_DAY = date(1970, 1, 1).toordinal()
 
 
 def _one_timestamp(item: Any) -> int | tuple[RowCode, str]:
     if not isinstance(item, str):
         return "bad_timestamp", f"The timestamp is {_shown(item)}; {_TIMESTAMP_HINT}."
-    try:
-        instant = datetime.fromisoformat(item.strip())
-    except ValueError:
+    text = item.strip(_WHITE_SPACE)
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        if _NAIVE.fullmatch(text):
+            return "naive_timestamp", f"{_shown(item)} has no offset from UTC; {_TIMESTAMP_HINT}."
         return "bad_timestamp", f"{_shown(item)} is no time; {_TIMESTAMP_HINT}."
-    if instant.tzinfo is None:
-        return "naive_timestamp", f"{_shown(item)} has no offset from UTC; {_TIMESTAMP_HINT}."
-    if "T" not in item.upper() and " " not in item.strip():
-        return "bad_timestamp", f"{_shown(item)} has no time of day; {_TIMESTAMP_HINT}."
+    year, month, day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = match.groups()
     try:
-        return timespan.to_ms(instant.astimezone(UTC))
-    except OverflowError:
-        return "out_of_time_range", f"{_shown(item)} is too far from now."
+        # year 0, which `date` does not know and Arrow does, is like 2000, five times 400 years before it
+        like, shift = (2000, 5 * 146_097) if year == "0000" else (int(year), 0)
+        days = date(like, int(month), int(day)).toordinal() - shift - _FIRST_DAY
+    except ValueError:
+        return "bad_timestamp", f"{_shown(item)} is no day of the calendar; {_TIMESTAMP_HINT}."
+    offset = int(offset_hours or 0) * 60 + int(offset_minutes or 0)
+    minutes = (days * 24 + int(hour)) * 60 + int(minute) + (offset if sign == "-" else -offset)
+    return (minutes * 60 + int(second or 0)) * 1000 + int(((fraction or "") + "000")[:3])
 
 
 def _values(items: Any, verdicts: Verdicts) -> np.ndarray:
     """Float64; NaN where a row is refused."""
     try:
         if isinstance(items, pa.Array):
-            values: np.ndarray = pc.cast(pc.utf8_trim_whitespace(items), pa.float64()).to_numpy(zero_copy_only=False)
+            values: np.ndarray = pc.cast(pc.ascii_trim_whitespace(items), pa.float64()).to_numpy(zero_copy_only=False)
         elif all(type(item) is float for item in items):
             values = np.array(items, np.float64)
         else:
@@ -371,25 +427,28 @@ def _one_value(item: Any) -> float | tuple[RowCode, str]:
     return value
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
+
+
 def _one_text_value(item: str) -> float | tuple[RowCode, str]:
-    try:
-        value = float(item) if item.isascii() and "_" not in item else None
-    except ValueError:
-        value = None
-    if value is None:
+    text = item.strip(_WHITE_SPACE)
+    if _NUMBER.fullmatch(text):
+        value = float(text)
+        if math.isfinite(value):
+            return value
+    elif not _NOT_FINITE.fullmatch(text):
         return "bad_value", f"The value is {_shown(item)}, not a number."
-    return (
-        _one_value(value)
-        if math.isfinite(value)
-        else ("not_finite", f"{_shown(item)} is not a finite number of 64 bits.")
-    )
+    return "not_finite", f"{_shown(item)} is not a finite number of 64 bits."
 
 
 def _each(
     items: Iterable[Any], verdicts: Verdicts, one: Callable[[Any], Any], dtype: type[np.int64 | np.float64]
 ) -> np.ndarray:
     out = np.zeros(len(verdicts.refused), dtype)
-    for row, item in enumerate(items):
+    for row, (item, is_refused) in enumerate(zip(items, verdicts.refused.tolist(), strict=True)):
+        if is_refused:
+            continue
         outcome = one(item)
         if isinstance(outcome, tuple):
             verdicts.refuse(row, *outcome)
@@ -398,8 +457,13 @@ def _each(
     return out
 
 
-def _shown(item: Any) -> str:
+def _shown(item: Any, *, most: int = 40) -> str:
     if item is None:
         return "missing"
-    text = item if isinstance(item, str) else json.dumps(item, default=str)
-    return repr(text[:40] + "…" if len(text) > 40 else text)
+    text = _encodable(item if isinstance(item, str) else json.dumps(item, default=str))
+    return repr(text[:most] + "…" if len(text) > most else text)
+
+
+def _encodable(text: str) -> str:
+    """JSON's escapes can spell half a surrogate pair, which is no character and fits no answer, log or database."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

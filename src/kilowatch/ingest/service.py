@@ -1,6 +1,7 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -10,14 +11,18 @@ import numpy as np
 from kilowatch.auth.model import Role
 from kilowatch.auth.service import Caller, Gate
 from kilowatch.config import Settings
-from kilowatch.errors import Forbidden
+from kilowatch.errors import Forbidden, TooLarge
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Batch
 from kilowatch.ingest import formats
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
-from kilowatch.kit.timespan import from_ms, to_ms
+from kilowatch.kit.text import MAX_ID
+from kilowatch.kit.timespan import to_ms
+
+MOST_METRICS = 50_000
+"""Different metrics in one request: each name costs the catalogue some 50 µs."""
 
 
 class Appending(Protocol):
@@ -56,7 +61,7 @@ class Intake:
             return earlier
         columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
         with self._gate.reading(caller, scope="ingest") as work:
-            found = facility.addressed_metrics(work.connection, work.who, columns.references)
+            found = facility.addressed_metrics(work.connection, work.who, _possible(columns.references))
             now = work.now
         metrics = _Metrics.of(columns, found)
         _refuse_unknown(columns, metrics)
@@ -73,6 +78,27 @@ class Intake:
             with self._gate.writing(caller, scope="ingest") as work:
                 remember(work.connection, once, report, user_id=user_id, now=work.now)
         return report
+
+
+_METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
+
+
+def _possible(references: Sequence[Reference]) -> list[Reference]:
+    """Those that a metric can have, so that a database is asked for no number or text that it can't hold.
+
+    Raises:
+        TooLarge: more different ones than can be looked up.
+    """
+    possible = [
+        reference
+        for reference in references
+        if (0 < reference <= MAX_ID if isinstance(reference, int) else _METRIC_NAME.fullmatch(reference))
+    ]
+    if len(possible) > MOST_METRICS:
+        raise TooLarge(
+            f"The readings name {len(possible):,} different metrics; send those of at most {MOST_METRICS:,} at once."
+        )
+    return possible
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,8 +148,8 @@ def _refuse_times(columns: Columns, latest: datetime) -> None:
         return "Readings from before 1970 can't be stored."
 
     def too_late(row: int) -> str:
-        timestamp = from_ms(int(columns.timestamps[row])).isoformat()
-        return f"{timestamp} is too far in the future; is the sender's clock right?"
+        timestamp = np.datetime64(int(columns.timestamps[row]), "ms")  # which has years beyond 9999
+        return f"{timestamp}Z is too far in the future; is the sender's clock right?"
 
     columns.verdicts.refuse_where(columns.timestamps < 0, "out_of_time_range", too_early)
     columns.verdicts.refuse_where(columns.timestamps > to_ms(latest), "in_the_future", too_late)
