@@ -26,16 +26,21 @@ def _registry() -> pint.UnitRegistry[float]:
     return registry
 
 
+_NAME = r"(?:%|[°Δ]{0,2}[^\W\d_²³][^\W²³]*)"
+_POWER = r"(?: ?(?:\*\*|\^) ?-?[0-9]|[²³])"
+# Names, each with a power of one digit: a tower such as `m**9**9**9` would be computed for hours before it is refused.
+_SPELLING = re.compile(rf"(?:1 ?/ ?)?{_NAME}{_POWER}?(?:(?: ?[*/·] ?| ){_NAME}{_POWER}?)*")
+
+
 @lru_cache(maxsize=1024)
 def _parse(unit: str) -> pint.Unit | None:
-    if not unit or len(unit) > MAX_UNIT_LENGTH or not re.fullmatch(r"[\w%°µμΩ/*^²³·. -]+", unit):
+    if len(unit) > MAX_UNIT_LENGTH or not _SPELLING.fullmatch(unit):
         return None
     try:
-        parsed = _registry().parse_units(unit)
-    # pint lets its tokenizer's and arithmetic's errors through for text that is no unit ("k W**9**9", "m**0.0.0")
-    except (pint.errors.PintError, ValueError, TypeError, AttributeError, ArithmeticError, SyntaxError, KeyError):
+        return _registry().parse_units(unit)
+    # pint lets the errors of its tokenizer, evaluator and arithmetic through for what is no unit
+    except (pint.errors.PintError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError, AssertionError):
         return None
-    return parsed
 
 
 def is_unit(unit: str) -> bool:
