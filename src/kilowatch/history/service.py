@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -116,11 +117,11 @@ class Histories:
         if query.resolution == "raw":
             return self._raw(metrics, query, zone.key)
         resolution = (
-            timespan.finest_resolution(query.window, points=query.points)
+            timespan.finest_resolution(query.window, zone, points=query.points)
             if query.resolution == "auto"
             else timespan.resolution_named(query.resolution)
         )
-        _check_size(resolution, query.window, series=len(metrics))
+        _check_size(resolution, query.window, zone, series=len(metrics))
         requests = [_aggregated(metric, query) for metric in metrics]
         edges = resolution.buckets(query.window, zone)
         at_once = max(1, METRIC_DAYS_AT_ONCE // max(1, (query.window.end - query.window.start).days))
@@ -223,11 +224,11 @@ def _common_zone(metrics: Sequence[PlacedMetric]) -> str:
     return zones.pop() if len(zones) == 1 else "UTC"
 
 
-def _check_size(resolution: Resolution, window: Window, *, series: int) -> None:
+def _check_size(resolution: Resolution, window: Window, zone: ZoneInfo, *, series: int) -> None:
     most = min(MAX_BUCKETS, MAX_VALUES // max(series, 1))
     if most < 1:
         raise Invalid(f"At most {MAX_VALUES:,} series at once.")
-    timespan.check_bucket_count(resolution, window, most=most)
+    timespan.check_bucket_count(resolution, window, zone, most=most)
 
 
 def _aggregated(metric: PlacedMetric, query: Query) -> SeriesRequest:

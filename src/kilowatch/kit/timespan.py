@@ -15,6 +15,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _EPOCH = EARLIEST
 _MS = timedelta(milliseconds=1)
+# "Everything since 1970" in a local zone begins some hours before or after it in UTC: it is cut, not refused.
+_DAY_OF_OFFSETS = timedelta(days=1)
 _RFC3339 = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)$")
 
 
@@ -41,6 +43,7 @@ def zone(name: str, *, pointer: str = "timezone", place: Place = "body") -> Zone
 
 def parse_instant(text: str, *, pointer: str, place: Place = "query") -> datetime:
     """An RFC 3339 time with its offset, as UTC. Raises `Invalid` for anything else, naive times among it."""
+    text = text.upper()  # RFC 3339 has `t` and `z` too
     # A `+` that was not escaped in a query string arrives as a space: `2025-06-01T00:00:00 01:00`.
     text = re.sub(r" (\d\d:\d\d)$", r"+\1", text) if place == "query" and "T" in text else text
     try:
@@ -57,10 +60,11 @@ def parse_instant(text: str, *, pointer: str, place: Place = "query") -> datetim
         raise invalid(
             pointer, "Not a time; write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`.", place=place
         )
-    # compared before it is converted, as a time near year 1 or 9999 can't be
-    if not EARLIEST.replace(tzinfo=None) <= instant.replace(tzinfo=None) <= LATEST.replace(tzinfo=None):
+    # the year is looked at before it is converted, as a time near year 1 or 9999 can't be
+    utc = instant.astimezone(UTC) if EARLIEST.year - 1 <= instant.year <= LATEST.year else None
+    if utc is None or not EARLIEST - _DAY_OF_OFFSETS < utc < LATEST + _DAY_OF_OFFSETS:
         raise invalid(pointer, f"Times from {EARLIEST.year} to {LATEST.year} only.", place=place)
-    return max(instant.astimezone(UTC), EARLIEST)
+    return min(max(utc, EARLIEST), LATEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,11 @@ class Resolution:
         inner = self._calendar_edges(window, zone) if self.calendar else self._clock_edges(window, zone)
         return [window.start_ms, *inner, window.end_ms]
 
-    def count(self, window: Window) -> int:
-        """About how many buckets the window has (exact for fixed lengths on their own grid)."""
-        return -(-int((window.end - window.start).total_seconds()) // self.nominal_s)
+    def count(self, window: Window, zone: ZoneInfo, *, most: int) -> int:
+        """How many buckets the window has: exact up to `most`, about right above it."""
+        about = -(-(window.end - window.start) // timedelta(seconds=self.nominal_s))
+        # no month or year is a twentieth longer than its nominal length
+        return about if about > most * 1.05 + 1 else len(self.buckets(window, zone)) - 1
 
     def _clock_edges(self, window: Window, zone: ZoneInfo) -> Iterator[int]:
         """Where the local clock shows a multiple of the bucket's length, and where a change of clock breaks that grid.
@@ -175,17 +181,18 @@ def resolution_named(name: str) -> Resolution:
     return found
 
 
-def finest_resolution(window: Window, *, points: int) -> Resolution:
+def finest_resolution(window: Window, zone: ZoneInfo, *, points: int) -> Resolution:
     """The finest resolution that gives a window at most that many buckets (`1y` if none does)."""
-    return next((r for r in RESOLUTIONS if r.count(window) <= points), RESOLUTIONS[-1])
+    return next((r for r in RESOLUTIONS if r.count(window, zone, most=points) <= points), RESOLUTIONS[-1])
 
 
-def check_bucket_count(resolution: Resolution, window: Window, *, most: int) -> None:
+def check_bucket_count(resolution: Resolution, window: Window, zone: ZoneInfo, *, most: int) -> None:
     """Raises `Invalid` naming the resolution that would fit, if the window has more than `most` buckets."""
-    if resolution.count(window) > most:
-        fits = finest_resolution(window, points=most).name
+    count = resolution.count(window, zone, most=most)
+    if count > most:
+        fits = finest_resolution(window, zone, points=most).name
         raise Invalid(
-            f"`{resolution.name}` makes about {resolution.count(window):,} buckets of this window and at most {most:,} "
+            f"`{resolution.name}` makes about {count:,} buckets of this window and at most {most:,} "
             f"are answered for each series; `resolution={fits}` fits.",
             faults=invalid("resolution", f"Too fine for this window; `{fits}` fits.", place="query").faults,
         )
