@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -255,8 +256,9 @@ class World:
         return report
 
 
-@pytest.fixture
-def world(settings: Settings, clock: Clock) -> Iterator[World]:
+@contextmanager
+def open_world(settings: Settings, clock: Clock) -> Iterator[World]:
+    """The world on these stores; for a module that shares one among its tests."""
     with TestClient(create_app(settings, clock=clock)) as client:
         world = World(client.app.state.services, client, clock)  # type: ignore[attr-defined]  # a FastAPI app
         world.people["anonymous"] = Person(0, "", "", world.http())
@@ -270,6 +272,42 @@ def world(settings: Settings, clock: Clock) -> Iterator[World]:
             world.grant(world.person(name), site_id, role)
         world.person("newcomer")
         yield world
+
+
+@pytest.fixture
+def world(settings: Settings, clock: Clock) -> Iterator[World]:
+    with open_world(settings, clock) as world:
+        yield world
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def still_world(
+    request: pytest.FixtureRequest,
+    sqlite_template: Path,
+    history_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    """One world for a module and database: for tests of what is refused, and those that make all they need."""
+    directory, name = tmp_path_factory.mktemp("still"), _unique("still")
+    if request.param == "sqlite":
+        url = f"sqlite:///{shutil.copy(sqlite_template, directory / 'kilowatch.sqlite')}"
+    else:
+        template = request.getfixturevalue("postgres_template")
+        url = request.getfixturevalue("postgres").create_database(name, template=template)
+    settings = Settings(
+        data_dir=directory / "var",
+        database_url=url,
+        history_url=f"chdb://{history_directory}?database={name}",
+        history_sync=False,
+        history_threads=2,
+        login_attempts=100_000,
+        secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
+        log_level="error",
+    )
+    with open_world(settings, Clock()) as world:
+        yield world
+    if request.param == "postgresql":
+        request.getfixturevalue("postgres").drop_database(name)
 
 
 @pytest.fixture

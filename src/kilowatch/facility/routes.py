@@ -82,6 +82,12 @@ _DEVICE = {
     "created_at": "2026-01-05T09:30:00Z",
     "updated_at": "2026-01-05T09:30:00Z",
 }
+_KIND = {
+    "key": "load_meter",
+    "name": "Load meter",
+    "properties": {"type": "object", "properties": {"annual_kwh": {"type": "number", "default": 3500}}},
+    "metrics": [{name: value for name, value in _METRIC.items() if name not in ("id", "device_id")}],
+}
 _DELETED = {"devices": 1, "metrics": 2, "readings": 525600}
 _ETAG = {"ETag": "The device's version, for `If-Match`."}
 
