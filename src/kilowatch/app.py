@@ -1,10 +1,13 @@
 """The one place that wires things together: services from settings, and the web application over them."""
 
+import contextlib
+import fcntl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import unquote, urlsplit
 
 import fastapi_offline
 import msgspec
@@ -22,7 +25,7 @@ from kilowatch.facility.routes import router as facility_router
 from kilowatch.facility.service import Catalogue
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
-from kilowatch.history.store import HistoryStore
+from kilowatch.history.store import EngineInUse, HistoryStore
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Intake
 from kilowatch.kit.db import Database
@@ -103,8 +106,28 @@ class _NoHistory:
     erase = append = latest = count
 
 
-def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
-    """The web application. Stores are opened when it starts (after a fork), and closed when it stops."""
+def refuse_history_in_use(settings: Settings) -> None:
+    """Raises `EngineInUse` if another process has the embedded history open.
+
+    The engine finds that out too, but writes a line of its own to standard error first.
+    """
+    url = urlsplit(settings.resolved_history_url)
+    if url.scheme != "chdb":
+        return
+    path = unquote(url.path)
+    with contextlib.suppress(FileNotFoundError), (Path(path) / "status").open("rb") as status:
+        try:
+            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineInUse(path) from None
+
+
+def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatch | None = None) -> FastAPI:
+    """The web application.
+
+    Args:
+        services: open ones, which stay open when it stops. By default it opens its own when it starts, and closes them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -112,10 +135,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         app.state.history_lane = Lane(settings.history_threads)
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
-        with Kilowatch(settings, clock=clock) as services:
+        with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
             for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
-                setattr(app.state, name, getattr(services, name))
-            app.state.services = services
+                setattr(app.state, name, getattr(opened, name))
+            app.state.services = opened
             yield
 
     app = FastAPI(

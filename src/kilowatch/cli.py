@@ -5,7 +5,7 @@ import gzip
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
@@ -48,17 +48,20 @@ def main() -> None:
     try:
         app()
     except KilowatchError as error:
-        err.print(f"[red]kilowatch:[/red] {error.detail}", markup=True)
+        err.print("kilowatch: ", style="red", end="")
+        err.print(" ".join(error.detail.split()), markup=False)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
 def _open(settings: Settings, *, with_history: bool = True) -> "Kilowatch":
-    from kilowatch.app import Kilowatch
+    from kilowatch.app import Kilowatch, refuse_history_in_use
     from kilowatch.kit.logs import configure_logging
 
     configure_logging(settings)
+    if with_history:
+        refuse_history_in_use(settings)
     return Kilowatch(settings, with_history=with_history)
 
 
@@ -68,7 +71,10 @@ def _open(settings: Settings, *, with_history: bool = True) -> "Kilowatch":
 @app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API. Migrates both stores first; Ctrl-C ends it."""
-    _serve(load_settings(), host, port)
+    settings = load_settings()
+    _refuse_taken_port(host, port)
+    with _open(settings) as services:
+        _serve(services, settings, host, port)
 
 
 @app.command()
@@ -83,22 +89,26 @@ def demo(
         _refuse_taken_port(host, port)
     from kilowatch.demo import portfolio
 
-    out.print(f"Preparing the demo in {settings.data_dir}")
-    with _open(settings) as services, _loading_bar() as bar:
-        task = bar.add_task("Loading", total=None, visible=False)
-
-        def progress(_name: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        prepared = portfolio.prepare(services, settings, progress=progress)
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared, not bound
-    _show_demo(prepared, address)
-    if serve:
-        _serve(settings, host, port, banner=f"Serving on {address} (description: {address}/api/docs). Ctrl-C ends it.")
+    out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
+    with _open(settings) as services:
+        prepared = portfolio.prepare(services, settings, progress=_show_progress)
+        address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
+        _show_demo(prepared, address)
+        if serve:
+            banner = f"Serving on {address} (description: {address}/api/docs). Ctrl-C ends it."
+            _serve(services, settings, host, port, banner=banner)
 
 
-def _loading_bar() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=out)
+@contextlib.contextmanager
+def _show_progress() -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("Loading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _show_demo(prepared: Any, address: str) -> None:
@@ -114,23 +124,19 @@ def _show_demo(prepared: Any, address: str) -> None:
     out.print(f'  curl -H "Authorization: Bearer {prepared.api_key}" "{url}"\n', markup=False)
 
 
-def _serve(settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:
+def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:
     import uvicorn
 
     from kilowatch.app import create_app
-    from kilowatch.kit.logs import configure_logging
-
-    configure_logging(settings)
-    _refuse_taken_port(host, port)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                out.print(banner or f"Serving on http://{host}:{port}")
+                out.print(banner or f"Serving on {_address(host, port)}", markup=False)
 
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, services=services),
         host=host,
         port=port,
         log_config=None,

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import sys
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -14,12 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilowatch.auth.model import OPERATOR
-from kilowatch.errors import TooLarge
+from kilowatch.errors import TooLarge, Unreadable
 from kilowatch.ingest import formats
 from kilowatch.ingest.model import Columns
 from kilowatch.ingest.service import MOST_METRICS
 from tests.conftest import World
-from tests.ingest.test_readings import zstd
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TEN = "2026-01-05T10:00:00Z"
 
@@ -116,7 +121,7 @@ class TestBothWays:
         for kind, full in ((None, body), ("text/csv", body), ("text/csv", b"metric,timestamp,value\n" + body)):
             try:
                 columns = formats.read(full, kind)
-            except formats.Unreadable as error:
+            except Unreadable as error:
                 text = error.detail
             else:
                 text = str(msgspec.json.encode(columns.verdicts.report()))

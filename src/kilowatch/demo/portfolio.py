@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -84,11 +85,12 @@ _USERS: tuple[tuple[str, str, str, dict[str, Role]], ...] = (
 )
 
 
-def prepare(services: Kilowatch, settings: Settings, *, progress: Callable[[str, int, int], None]) -> Demo:
-    """Make what is missing of the portfolio.
+Progress = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
+"""Opened when there is something to load, and told how many of how many parts are done."""
 
-    Args:
-        progress: told what is being loaded, and how many of how many parts are done.
+
+def prepare(services: Kilowatch, settings: Settings, *, progress: Progress) -> Demo:
+    """Make what is missing of the portfolio.
 
     Raises:
         KilowatchError: a part was refused.
@@ -100,10 +102,12 @@ def prepare(services: Kilowatch, settings: Settings, *, progress: Callable[[str,
     if demo is None:
         # Kept before the users are made, so that a start that is cut off leaves none whose password nobody knows.
         _write(kept, Demo(users, "", 0))
+    is_complete = demo is not None and demo.api_key != ""
     site_ids = _make_sites(services)
-    _make_users(services, users, site_ids)
+    if not is_complete:
+        _make_users(services, users, site_ids)
     _load_house(services, progress)
-    if demo is None or not demo.api_key:
+    if demo is None or not is_complete:
         demo = _make_reader_kit(services, users, site_ids)
         _write(kept, demo)
     return demo
@@ -129,18 +133,22 @@ def _make_sites(services: Kilowatch) -> dict[str, int]:
 
 
 def _make_users(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, int]) -> None:
-    present = {user.email for user in services.accounts.list_users(OPERATOR, _EVERYTHING, words="@example.org").items}
+    """Also for users whom a start that was cut off has made: they get the password that is shown, and their grants."""
+    accounts = services.accounts
+    present = {user.email: user.id for user in accounts.list_users(OPERATOR, _EVERYTHING, words="@example.org").items}
     for user, (email, name, _, grants) in zip(users, _USERS, strict=True):
-        if email in present:
-            continue
-        made = services.accounts.create_user(
-            OPERATOR, email=email, name=name, password=user.password, is_admin=email.startswith("admin@")
-        )
+        user_id = present.get(email)
+        if user_id is None:
+            user_id = accounts.create_user(
+                OPERATOR, email=email, name=name, password=user.password, is_admin=email.startswith("admin@")
+            ).id
+        else:
+            accounts.change_user(OPERATOR, user_id, {"password": user.password})
         for slug, role in grants.items():
-            services.catalogue.put_grant(OPERATOR, site_ids[slug], made.id, role)
+            services.catalogue.put_grant(OPERATOR, site_ids[slug], user_id, role)
 
 
-def _load_house(services: Kilowatch, progress: Callable[[str, int, int], None]) -> None:
+def _load_house(services: Kilowatch, progress: Progress) -> None:
     """Send the measurements, unless they are all there. Sending some again changes nothing."""
     site_id = next(
         site.id
@@ -150,12 +158,15 @@ def _load_house(services: Kilowatch, progress: Callable[[str, int, int], None]) 
     if all(reading.value is not None for reading in services.histories.latest_of_site(OPERATOR, site_id)):
         return
     bodies = list(house.ingest_bodies(house.read_measurements()))
-    for done, (name, body) in enumerate(bodies):
-        progress(name, done, len(bodies))
-        report = services.intake.take(OPERATOR, body, content_type="application/json")
-        if report.rejected:
-            raise KilowatchError(f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}")
-    progress("", len(bodies), len(bodies))
+    with progress() as done:
+        for number, (name, body) in enumerate(bodies):
+            done(number, len(bodies))
+            report = services.intake.take(OPERATOR, body, content_type="application/json")
+            if report.rejected:
+                raise KilowatchError(
+                    f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}"
+                )
+        done(len(bodies), len(bodies))
 
 
 def _make_reader_kit(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, int]) -> Demo:

@@ -1,0 +1,220 @@
+"""The demo portfolio: complete after one run, unchanged by a second, mended after one that was cut off."""
+
+import csv
+import io
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from kilowatch.app import Kilowatch, create_app
+from kilowatch.auth.model import OPERATOR
+from kilowatch.config import Settings
+from kilowatch.demo import house
+from kilowatch.history.service import Query
+from kilowatch.kit.paging import PageRequest
+from kilowatch.kit.timespan import Window
+from tests.processes import PROGRAM, Server, environment, free_port, kilowatch, wait_until
+
+TIMES = 11_023
+PASSWORD_LINE = re.compile(r"(\w+@example\.org)\W+([\w-]{12})\s")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A demo directory, and what the first run printed."""
+    data_dir = tmp_path_factory.mktemp("demo") / "var"
+    done = kilowatch("demo", "--no-serve", data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    return data_dir, done.stdout
+
+
+@pytest.fixture(scope="module")
+def served(prepared: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    server = Server(prepared[0], log, command=("demo",)).start()
+    yield server
+    assert server.end(signal.SIGINT) == 0
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.rstrip().endswith("Stopped.")
+
+
+def passwords(printed: str) -> dict[str, str]:
+    return dict(PASSWORD_LINE.findall(printed))
+
+
+def get(server: Server, path: str, token: str) -> Any:
+    import json
+
+    status, _, body = server.ask("GET", f"/api/v1{path}", headers={"Authorization": f"Bearer {token}"})
+    assert status == 200, body
+    return json.loads(body)
+
+
+class TestFirstRun:
+    def test_the_passwords_work_and_each_user_has_their_rights(
+        self, prepared: tuple[Path, str], served: Server
+    ) -> None:
+        shown = passwords(prepared[1])
+        rights = {}
+        for email, password in shown.items():
+            token = served.sign_in(email, password)["access_token"]
+            me = get(served, "/me", token)
+            sites = {site["slug"] for site in get(served, "/sites", token)["items"]}
+            rights[email.split("@")[0]] = (me["is_admin"], [grant["role"] for grant in me["grants"]], sites)
+        assert rights == {
+            "admin": (True, [], {"battery-house", "harbour-workshop", "ridge-wind-farm"}),
+            "technician": (False, ["technician"], {"battery-house"}),
+            "reader": (False, ["standard", "standard"], {"battery-house", "harbour-workshop"}),
+            "newcomer": (False, [], set()),
+        }
+
+    def test_the_printed_line_answers_with_real_data(self, prepared: tuple[Path, str], served: Server) -> None:
+        (line,) = (line for line in prepared[1].splitlines() if line.strip().startswith("curl "))
+        _, flag, header, url = shlex.split(line)
+        assert flag == "-H"
+        name, _, value = header.partition(": ")
+        status, headers, body = served.ask("GET", url.removeprefix("http://127.0.0.1:8000"), headers={name: value})
+        assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+        rows = list(csv.DictReader(io.StringIO(body.decode())))
+        roof = [float(row["value"]) for row in rows if row["metric"] == "battery-house/roof/power"]
+        assert len(rows) == 5 * 24
+        assert len(roof) == 24
+        assert max(roof) > 1000
+        assert min(roof) == 0
+
+    def test_the_kept_file_is_for_its_owner_only(self, prepared: tuple[Path, str]) -> None:
+        assert (prepared[0] / "demo.json").stat().st_mode & 0o777 == 0o600
+
+
+class TestSecondRun:
+    def test_prints_the_same_and_changes_nothing_and_is_quick(self, tmp_path: Path) -> None:
+        first = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        before = census(tmp_path)
+        began = time.monotonic()
+        second = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        took = time.monotonic() - began
+        assert second.stdout == first.stdout
+        assert "Loading" in first.stderr
+        assert second.stderr == ""
+        assert census(tmp_path) == before
+        assert took < 20  # on a machine that is busy with other tests; 2 s on one that is not
+
+    def test_keeps_what_the_user_changed(self, tmp_path: Path) -> None:
+        kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        changed = kilowatch(
+            "user", "set-password", "admin@example.org", "--password-stdin", data_dir=tmp_path, stdin="my own password"
+        )
+        assert changed.returncode == 0, changed.stderr
+        before = census(tmp_path)
+        kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        assert census(tmp_path) == before
+
+
+def census(data_dir: Path) -> Any:
+    """What the catalogue holds, hashes of passwords among it, by a process of its own."""
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+        "tables = ['users', 'sites', 'devices', 'metrics', 'grants', 'api_keys', 'subscriptions'];"
+        "[print(t, c.execute(f'SELECT * FROM {t}').fetchall()) for t in tables]"
+    )
+    program = [PROGRAM[0], "-c", code, str(data_dir / "kilowatch.sqlite")]
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+
+class TestCutOff:
+    def test_without_its_file_the_next_run_gives_new_passwords_that_work(self, tmp_path: Path) -> None:
+        first = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        (tmp_path / "demo.json").unlink()
+        second = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        assert second.returncode == 0, second.stderr
+        assert passwords(second.stdout).keys() == passwords(first.stdout).keys()
+        self._assert_complete(tmp_path, second.stdout)
+
+    @pytest.mark.parametrize("seen", ["secret.key", "demo.json"])
+    def test_killed_in_the_middle_the_next_run_completes_it(self, tmp_path: Path, seen: str) -> None:
+        process = subprocess.Popen(
+            [*PROGRAM, "demo", "--no-serve"],
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        wait_until((tmp_path / seen).exists, "it is in the middle")
+        process.kill()
+        process.communicate()
+        done = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        assert done.returncode == 0, done.stderr
+        self._assert_complete(tmp_path, done.stdout)
+
+    @staticmethod
+    def _assert_complete(data_dir: Path, printed: str) -> None:
+        server = Server(data_dir, data_dir / "server.log").start()
+        try:
+            granted = {}
+            for email, password in passwords(printed).items():
+                token = server.sign_in(email, password)["access_token"]
+                granted[email.split("@")[0]] = len(get(server, "/sites", token)["items"])
+            assert granted == {"admin": 3, "technician": 1, "reader": 2, "newcomer": 0}
+            token = server.sign_in("admin@example.org", passwords(printed)["admin@example.org"])["access_token"]
+            site_id = next(s["id"] for s in get(server, "/sites", token)["items"] if s["slug"] == house.SLUG)
+            assert all(item["value"] is not None for item in get(server, f"/sites/{site_id}/latest", token)["items"])
+        finally:
+            server.end(signal.SIGTERM)
+
+
+class TestHouse:
+    def test_has_every_reading_of_the_file_in_each_of_18_metrics(self, settings: Settings) -> None:
+        from contextlib import contextmanager
+
+        from kilowatch.demo import portfolio
+
+        @contextmanager
+        def unseen() -> Iterator[Callable[[int, int], None]]:
+            yield lambda _done, _total: None
+
+        rows = house.read_measurements()
+        assert len({row["ts"] for row in rows}) == TIMES
+        with Kilowatch(settings) as services:
+            portfolio.prepare(services, settings, progress=unseen)
+            (site,) = services.catalogue.list_sites(OPERATOR, PageRequest(limit=500), words=house.SLUG).items
+            latest = services.histories.latest_of_site(OPERATOR, site.id)
+            assert len(latest) == 18
+            columns = [column for _, names in house.DEVICES for column in names]
+            window = Window.parse(house.FIRST_DAY, house.AFTER_LAST_DAY)
+            for reading, column in zip(latest, columns, strict=True):
+                query = Query(window, "raw", limit=TIMES + 1)
+                (series,) = services.histories.history_of_metric(OPERATOR, reading.metric_id, query).series
+                assert len(series.values) == TIMES, column
+                by_time = {row["ts"]: float(row[column]) for row in rows}  # the last of equal times, as in the store
+                assert series.values.tolist() == [by_time[ts] for ts in sorted(by_time)], column
+
+
+def test_ctrl_c_while_it_loads_ends_it_without_a_trace(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*PROGRAM, "demo", "--port", str(free_port())],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until((tmp_path / "demo.json").exists, "it is loading")
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=30)[0]
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+
+
+def test_the_application_of_open_services_leaves_them_open(settings: Settings) -> None:
+    with Kilowatch(settings) as services:
+        for _ in range(2):
+            with TestClient(create_app(settings, services=services)) as client:
+                assert client.get("/health/ready").status_code == 200
+        services.database.check()

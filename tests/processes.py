@@ -1,0 +1,135 @@
+"""Kilowatch as processes of its own: one that runs a command and ends, and a server."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+PROGRAM = [sys.executable, "-c", "from kilowatch.cli import main; main()"]
+PASSWORD = "correct horse battery staple"
+DEADLINE_S = 60
+
+
+def environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    """The environment without anyone's settings, but for these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KILOWATCH_")}
+    if kept.pop("PYTHONDONTWRITEBYTECODE", None):  # then each process would compile everything anew: 3 s
+        kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"kilowatch-bytecode-{os.getuid()}")
+    named = {f"KILOWATCH_{name.upper()}": value for name, value in settings.items()}
+    return kept | {"KILOWATCH_DATA_DIR": str(data_dir), "KILOWATCH_LOG_FORMAT": "json"} | named
+
+
+def kilowatch(*arguments: str, data_dir: Path, stdin: str = "", **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env=environment(data_dir, **settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline, f"waited too long until {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Server:
+    """A server process on a data directory of its own, and a way to ask it."""
+
+    data_dir: Path
+    log: Path
+    port: int = field(default_factory=free_port)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ("serve",)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> "Server":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*PROGRAM, *self.command, "--port", str(self.port)],
+                env=environment(self.data_dir, **self.settings),
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._answers, "the server answers")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.ask("GET", "/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def send(self, method: str, path: str, document: Any, token: str) -> Any:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        status, _, body = self.ask(method, f"/api/v1{path}", json.dumps(document), headers)
+        assert status in (200, 201), body
+        return json.loads(body)
+
+    def sign_in(self, email: str = "admin@example.org", password: str = PASSWORD) -> dict[str, str]:
+        status, _, body = self.ask(
+            "POST",
+            "/api/v1/auth/token",
+            urlencode({"username": email, "password": password}),
+            {"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        assert status == 200, body
+        tokens: dict[str, str] = json.loads(body)
+        return tokens
+
+    def make_metric(self, token: str) -> int:
+        site = self.send("POST", "/sites", {"name": "North", "timezone": "UTC"}, token)
+        metric = {"key": "power", "quantity": "power", "unit": "kW"}
+        device = {"name": "Meter", "kind": "generic", "metrics": [metric]}
+        return int(self.send("POST", f"/sites/{site['id']}/devices", device, token)["metrics"][0]["id"])
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def create_admin(data_dir: Path) -> None:
+    done = kilowatch(
+        "user", "create", "admin@example.org", "--admin", "--password-stdin", data_dir=data_dir, stdin=PASSWORD + "\n"
+    )
+    assert done.returncode == 0, done.stderr
