@@ -15,11 +15,11 @@ from kilowatch.kit.timespan import Window, from_ms, iso_suffix
 
 def to_json(history: History) -> bytes:
     """The contract's JSON; NaN is null, times carry the zone's offset."""
-    zone = timespan.zone(history.timezone)
+    start, end = (_local_time(instant, history) for instant in (history.window.start_ms, history.window.end_ms))
     head = orjson.dumps(
         {
-            "start": from_ms(history.window.start_ms).astimezone(zone),
-            "end": from_ms(history.window.end_ms).astimezone(zone),
+            "start": start,
+            "end": end,
             "resolution": history.resolution.name if history.resolution else "raw",
             "timezone": history.timezone,
         }
@@ -57,6 +57,11 @@ def _series_json(series: Series, times: bytes) -> bytes:
 
 def _numbers(values: np.ndarray) -> bytes:
     return orjson.dumps(np.ascontiguousarray(values, np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _local_time(instant: int, history: History) -> str:
+    text: str = orjson.loads(b"".join(_local_times(np.array([instant], np.int64), history)))
+    return text
 
 
 def _local_times(timestamps: np.ndarray, history: History) -> Iterator[bytes]:

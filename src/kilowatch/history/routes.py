@@ -107,6 +107,8 @@ def media_type(request: Request, short: str | None) -> str:
         raise invalid("format", f"{short!r} can't be written; choose {' or '.join(_SHORT)}.", place="query")
     accept = request.headers.get("accept", "*/*")
     for part in sorted(accept.split(","), key=_quality, reverse=True):
+        if not _quality(part) > 0:
+            break  # `q=0`: anything but that
         wanted = part.split(";")[0].strip().lower()
         if wanted in _WRITERS:
             return wanted

@@ -299,6 +299,11 @@ def _open_embedded(path: str, database: str) -> Client:
         client.close()
         return clickhouse_connect.get_client(interface="chdb", path=path, database=database)
     except ClickHouseError as error:
+        if "already initialized with path" in str(error):
+            raise Invalid(
+                f"KILOWATCH_HISTORY_URL: {path} can't be opened, as this process has another directory's embedded "
+                "history open; it can have several databases in one (`?database=name`)."
+            ) from error
         if "Cannot lock file" in str(error) or "EmbeddedServer" in str(error):
             raise EngineInUse(path) from error
         raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
