@@ -2,7 +2,7 @@
 
 import contextlib
 import fcntl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,8 +59,10 @@ class Kilowatch:
         signing_key = secret_key(settings)
         self.database = Database(settings.resolved_database_url, pool_size=settings.threads + settings.history_threads)
         try:
-            migrations.upgrade(self.database)
-            self.history = open_history(settings, clock=clock) if with_history else None
+            with _naming("KILOWATCH_DATABASE_URL"):
+                migrations.upgrade(self.database)
+            with _naming("KILOWATCH_HISTORY_URL"):
+                self.history = open_history(settings, clock=clock) if with_history else None
         except BaseException:
             self.database.close()
             raise
@@ -95,6 +97,17 @@ def open_history(settings: Settings, *, clock: Clock = utc_now) -> HistoryStore:
         sync=settings.history_sync,
         clock=clock,
     )
+
+
+@contextlib.contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """A store that does not answer when it is opened may be named wrongly."""
+    try:
+        yield
+    except Unavailable as error:
+        if setting in error.detail:
+            raise
+        raise Unavailable(f"{error.detail} Is {setting} right?") from error
 
 
 class _NoHistory:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kilowatch.config import Settings, load_settings
-from kilowatch.errors import Invalid, KilowatchError
+from kilowatch.config import Settings, load_settings, prepare_data_dir
+from kilowatch.errors import Invalid, KilowatchError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
@@ -60,6 +60,7 @@ def _open(settings: Settings, *, with_history: bool = True) -> "Kilowatch":
     from kilowatch.kit.logs import configure_logging
 
     configure_logging(settings)
+    prepare_data_dir(settings)
     if with_history:
         refuse_history_in_use(settings)
     return Kilowatch(settings, with_history=with_history)
@@ -183,7 +184,7 @@ def openapi() -> None:
 
     from kilowatch.app import create_app
 
-    document = create_app(Settings()).openapi()
+    document = create_app(load_settings()).openapi()
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -204,9 +205,15 @@ def check() -> None:
         report("settings", error.detail, fine=False)
         raise SystemExit(1) from None
     report("settings", f"{settings.environment}, data directory {settings.data_dir}")
-    for name, checked in (("catalogue", _check_catalogue), ("history", _check_history)):
+    for name, setting, checked in (
+        ("catalogue", "KILOWATCH_DATABASE_URL", _check_catalogue),
+        ("history", "KILOWATCH_HISTORY_URL", _check_history),
+    ):
         try:
             report(name, checked(settings))
+        except Unavailable as error:
+            hint = "" if setting in error.detail else f" Is {setting} right?"
+            report(name, error.detail + hint, fine=False)
         except KilowatchError as error:
             report(name, error.detail, fine=False)
     raise SystemExit(1 if problems else 0)
@@ -228,8 +235,9 @@ def _check_catalogue(settings: Settings) -> str:
 
 
 def _check_history(settings: Settings) -> str:
-    from kilowatch.app import open_history
+    from kilowatch.app import open_history, refuse_history_in_use
 
+    refuse_history_in_use(settings)
     store = open_history(settings)
     try:
         store.check()
@@ -293,7 +301,7 @@ def user_set_password(email: str, password_stdin: PasswordStdin = False) -> None
 
     change = _validated(UserChange, password=_password(from_stdin=password_stdin))
     with _open(load_settings(), with_history=False) as services:
-        user_id = services.accounts.user_id_of(OPERATOR, email)
+        user_id = _user_id(services, email)
         services.accounts.change_user(OPERATOR, user_id, change.model_dump(exclude_unset=True))
     out.print(f"{email} has a new password.")
 
@@ -310,9 +318,22 @@ def site_grant(
 
     checked = _validated(GrantIn, role=role)
     with _open(load_settings(), with_history=False) as services:
-        user_id = services.accounts.user_id_of(OPERATOR, email)
-        services.catalogue.put_grant(OPERATOR, services.catalogue.site_id_of(OPERATOR, site), user_id, checked.role)
+        user_id = _user_id(services, email)
+        try:
+            site_id = services.catalogue.site_id_of(OPERATOR, site)
+        except NotFound as error:
+            raise NotFound(f"There is no site with the slug {site!r}.") from error
+        services.catalogue.put_grant(OPERATOR, site_id, user_id, checked.role)
     out.print(f"{email} is {role} at {site}.")
+
+
+def _user_id(services: "Kilowatch", email: str) -> int:
+    from kilowatch.auth.model import OPERATOR
+
+    try:
+        return services.accounts.user_id_of(OPERATOR, email)
+    except NotFound as error:
+        raise NotFound(f"There is no user {email!r}; `kilowatch user list` shows them.") from error
 
 
 def _validated(schema: Any, **fields: Any) -> Any:
@@ -356,7 +377,10 @@ def import_(
             refused: list[tuple[int, RowError]] = []
             row = file_rejected = 0
             for body, position in _csv_parts(path):
-                report = services.intake.take(OPERATOR, body, content_type="text/csv")
+                try:
+                    report = services.intake.take(OPERATOR, body, content_type="text/csv")
+                except KilowatchError as error:
+                    raise Invalid(f"{path.name}: {error.detail} {accepted:,} readings are stored.") from error
                 refused += [(row + error.row, error) for error in report.errors]
                 row += report.accepted + report.rejected
                 accepted += report.accepted
@@ -425,10 +449,7 @@ def export(
         if output is None:
             _write_pages(pages, sys.stdout.buffer)
             return
-        draft = output.with_name(output.name + ".part")
-        with draft.open("wb") as file:
-            _write_pages(pages, file)
-        draft.replace(output)
+        _write_file(pages, output)
     err.print(f"Wrote {output}", markup=False)
 
 
@@ -439,6 +460,11 @@ def _history_pages(
 
     from kilowatch.auth.model import OPERATOR
     from kilowatch.history.formats import to_csv
+    from kilowatch.kit.text import MAX_ID
+
+    for text in (*metrics, str(subscription_id or 0)):
+        if text.isdecimal() and int(text) > MAX_ID:
+            raise NotFound(f"There is no metric or subscription {text}.")
 
     cursor: str | None = None
     while True:
@@ -453,6 +479,20 @@ def _history_pages(
         cursor = history.next
         if cursor is None:
             return
+
+
+def _write_file(pages: Iterator[bytes], output: Path) -> None:
+    """Whole or not at all: what was there stays until the new file is complete."""
+    draft = output.with_name(output.name + ".part")
+    try:
+        with draft.open("wb") as file:
+            _write_pages(pages, file)
+        draft.replace(output)
+    except OSError as error:
+        raise Invalid(f"{output} can't be written: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def _write_pages(pages: Iterator[bytes], file: IO[bytes]) -> None:

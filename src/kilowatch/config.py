@@ -1,6 +1,7 @@
 """Settings, read from the environment when `load_settings()` is called and never at import."""
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Literal
@@ -78,6 +79,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"(sqlite|postgresql\+psycopg)://", value):
+            raise ValueError("must be `sqlite:///path` or `postgresql+psycopg://user:password@host/name`")
+        return value
+
     @field_validator("secret_key")
     @classmethod
     def _strong_secret(cls, value: SecretStr | None) -> SecretStr | None:
@@ -120,13 +128,20 @@ def load_settings() -> Settings:
         lines = []
         for item in error.errors(include_input=False, include_url=False):
             variable = "KILOWATCH_" + "_".join(str(part) for part in item["loc"]).upper() if item["loc"] else ""
-            lines.append(f"{variable}: {item['msg']}" if variable else item["msg"].removeprefix("Value error, "))
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{variable}: {message}" if variable else message)
         raise Invalid("; ".join(lines)) from error
 
 
 def prepare_data_dir(settings: Settings) -> None:
-    """Make the data directory, readable by its owner only."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the data directory, readable by its owner only. Raises `Invalid` if it can't be made or written."""
+    path = settings.data_dir
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"KILOWATCH_DATA_DIR: {path} can't be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise Invalid(f"KILOWATCH_DATA_DIR: {path} can't be written.")
 
 
 def secret_key(settings: Settings) -> str:
