@@ -140,7 +140,7 @@ class TestAddDevice:
         body = {"name": "Refused", "kind": "generic", "metrics": [metric], field: value}
         answer = still_world.technician.post(f"/sites/{still_world.north}/devices", body)
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
-        assert body["name"] not in still_world.technician.get(f"/sites/{still_world.north}/devices").text
+        assert "Refused" not in still_world.technician.get(f"/sites/{still_world.north}/devices").text
 
 
 class TestListDevices:
@@ -201,8 +201,8 @@ class TestChangeDevice:
 
     @pytest.mark.parametrize("field", ["slug", "serial_number"])
     def test_refuses_what_is_anothers(self, world: World, field: str) -> None:
-        world.device(**{field: "taken"})
-        own = world.device(**{field: "own"})
+        world.device(None, **{field: "taken"})
+        own = world.device(None, **{field: "own"})
         answer = world.technician.patch(f"/devices/{own['id']}", {field: "taken"})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (409, f"#/{field}")
         assert world.technician.patch(f"/devices/{own['id']}", {field: "own"}).status_code == 200
@@ -256,7 +256,7 @@ class TestIfMatch:
 
 class TestDeleteDevice:
     def test_says_what_went_and_leaves_no_reading(self, world: World) -> None:
-        device = world.device(kind="battery")
+        device = world.device(kind="battery", metrics=None)
         metrics = [metric["id"] for metric in device["metrics"]]
         world.send(metrics[0], ("2026-01-05T10:00:00Z", 1), ("2026-01-05T10:01:00Z", 2))
         world.send(metrics[1], ("2026-01-05T10:00:00Z", 1))

@@ -67,7 +67,7 @@ class TestAddMetric:
 
 class TestListMetrics:
     def test_walks_over_all_in_order(self, world: World) -> None:
-        device = world.device(kind="battery")
+        device = world.device(kind="battery", metrics=None)
         seen: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
         while True:
@@ -102,7 +102,7 @@ class TestChangeMetric:
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/unit")
 
     def test_refuses_a_key_that_is_anothers(self, world: World) -> None:
-        metrics = world.device(kind="battery")["metrics"]
+        metrics = world.device(kind="battery", metrics=None)["metrics"]
         answer = world.technician.patch(f"/metrics/{metrics[0]['id']}", {"key": metrics[1]["key"]})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (409, "#/key")
 
@@ -119,7 +119,7 @@ class TestChangeMetric:
 
 class TestDeleteMetric:
     def test_says_what_went_and_leaves_no_reading(self, world: World) -> None:
-        metric = world.device(kind="battery")["metrics"][0]["id"]
+        metric = world.device(kind="battery", metrics=None)["metrics"][0]["id"]
         world.send(metric, ("2026-01-05T10:00:00Z", 1))
         assert world.technician.delete(f"/metrics/{metric}").json() == {"devices": 0, "metrics": 1, "readings": 1}
         assert world.technician.get(f"/metrics/{metric}").status_code == 404

@@ -34,7 +34,6 @@ class TestCreateSite:
             ("Zürich Süd", "zurich-sud"),
             ("  Plant #2 (old) ", "plant-2-old"),
             ("日本", "site"),
-            ("---", "site"),
             ("a" * 49 + " and more than sixty characters", "a" * 49 + "-and-more-t"),
         ],
     )

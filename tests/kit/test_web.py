@@ -83,7 +83,7 @@ class TestBody:
         ("name", "pointer"),
         [
             ("\\u0000", "#/%00"),
-            ("\\ud800", "#/?"),
+            ("\\ud800", "#"),  # half a character can not be named
             ("a/b~c", "#/a~1b~0c"),
             ("ü %", "#/%C3%BC%20%25"),
             ("", "#/"),
@@ -146,7 +146,7 @@ class TestHeaders:
     @pytest.mark.parametrize("key", ["", " ", "a b", "ü", "x" * 256, "a\tb"])
     def test_a_broken_idempotency_key_is_named(self, still_world: World, key: str) -> None:
         answer = still_world.admin.http.post(
-            SITE.removeprefix("/api/v1"), json={"name": "H"}, headers={"Idempotency-Key": key.encode()}
+            SITE.removeprefix("/api/v1"), json={"name": "H"}, headers={b"Idempotency-Key": key.encode()}
         )
         problem = assert_problem(answer, 422)
         assert problem["errors"][0] == problem["errors"][0] | {"pointer": "#/idempotency-key", "in": "header"}

@@ -166,7 +166,7 @@ class TestDeleteSubscription:
 
 
 def test_a_deleted_metric_leaves_the_subscription(world: World) -> None:
-    device = world.device(kind="battery")
+    device = world.device(kind="battery", metrics=None)
     first, second = (metric["id"] for metric in device["metrics"][:2])
     path = f"/subscriptions/{subscribe(world, first, second)['id']}"
     world.technician.delete(f"/metrics/{first}")

@@ -97,7 +97,10 @@ def _page(item: object) -> dict[str, object]:
 
 
 @router.get(
-    "/device-kinds", tags=["Devices"], summary="List the kinds of device", **operation(list[KindInfo], 401, 403)
+    "/device-kinds",
+    tags=["Devices"],
+    summary="List the kinds of device",
+    **operation(list[KindInfo], 401, 403, example=[_KIND]),
 )
 def list_device_kinds(catalogue: CatalogueService, who: Who) -> Response:
     """Each kind's properties as JSON Schema, and the metrics that a device of it gets if none are named."""
