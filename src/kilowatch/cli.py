@@ -379,8 +379,8 @@ def import_(
             for body, position in _csv_parts(path):
                 try:
                     report = services.intake.take(OPERATOR, body, content_type="text/csv")
-                except KilowatchError as error:
-                    raise Invalid(f"{path.name}: {error.detail} {accepted:,} readings are stored.") from error
+                except KilowatchError as problem:
+                    raise Invalid(f"{path.name}: {problem.detail} {accepted:,} readings are stored.") from problem
                 refused += [(row + error.row, error) for error in report.errors]
                 row += report.accepted + report.rejected
                 accepted += report.accepted

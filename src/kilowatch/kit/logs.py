@@ -32,8 +32,11 @@ def configure_logging(settings: Settings) -> None:
     for noisy in ("uvicorn", "uvicorn.error", "alembic", "clickhouse_connect"):
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
-    for noisy in ("uvicorn.error", "alembic", "clickhouse_connect"):
+    for noisy in ("uvicorn.error", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # Whoever asked is told that the history does not answer; these would tell of each attempt besides.
+    for noisy in ("clickhouse_connect", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
