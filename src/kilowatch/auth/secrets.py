@@ -12,6 +12,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from kilowatch.auth.model import Credential
 from kilowatch.errors import Unauthenticated
+from kilowatch.kit.text import MAX_ID
 
 API_KEY_PREFIX = "kw_"
 _ALGORITHM = "HS256"
@@ -76,7 +77,9 @@ def read_credential(bearer: str, *, signing_key: str, now: datetime) -> Credenti
             options={"require": ["exp", "sub", "sid"], "verify_exp": False, "verify_iat": False},
         )
         sign_in_id, expires = int(claims["sid"]), float(claims["exp"])
-    except (jwt.InvalidTokenError, TypeError, ValueError) as error:
+        if not 0 < sign_in_id <= MAX_ID:
+            raise ValueError("no sign-in has this number")
+    except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError) as error:
         raise Unauthenticated("The access token is not valid; sign in again at `/api/v1/auth/token`.") from error
     if expires <= now.timestamp():
         raise Unauthenticated("The access token has expired; get a new one at `/api/v1/auth/refresh`.")
