@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Kilowatch, an energy management back-end. Settings come from the environment: KILOWATCH_DATA_DIR and others.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 users = typer.Typer(help="Users.", no_args_is_help=True)

@@ -213,6 +213,29 @@ class TestRefresh:
         assert second["refresh_token"] != first["refresh_token"]
         assert world.http(second["access_token"]).get("/me").json()["id"] == world.standard.id
 
+    def test_takes_the_form_that_oauth2_has_for_it(self, world: World) -> None:
+        form = {"grant_type": "refresh_token", "refresh_token": tokens_of(world, world.standard)["refresh_token"]}
+        answer = world.anonymous.post("/auth/refresh", data=form | {"client_id": "some app"})
+        assert status_of_me(world, answer.json()["access_token"]) == 200
+
+    @pytest.mark.parametrize(
+        ("sent", "status"),
+        [
+            ({"data": {"grant_type": "password", "refresh_token": "x"}}, 422),
+            ({"data": {"grant_type": "refresh_token"}}, 422),
+            ({"json": {"refresh_token": 1}}, 422),
+            ({"json": []}, 422),
+            ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+            ({"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, 400),
+            ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415),
+            ({}, 415),
+        ],
+    )
+    def test_refuses_what_names_no_refresh_token(self, still_world: World, sent: dict[str, Any], status: int) -> None:
+        answer = still_world.anonymous.http.post("/auth/refresh", **sent)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+
     def test_refuses_one_that_has_expired(self, world: World) -> None:
         tokens = tokens_of(world, world.standard)
         world.clock.advance(days=30)

@@ -133,6 +133,14 @@ class TestWhenAGrantIsLost:
             **dict.fromkeys(("site", "device", "metric", "name", "quantity", "unit", "behaviour")),
         }
 
+    def test_a_repeated_request_says_no_more_either(self, world: World, metrics: tuple[int, int]) -> None:
+        body = {"name": "Mine", "metric_ids": list(metrics)}
+        first = world.technician.post("/subscriptions", body, headers={"Idempotency-Key": "once"})
+        self.revoke(world)
+        again = world.technician.post("/subscriptions", body, headers={"Idempotency-Key": "once"})
+        assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+        assert [metric["available"] for metric in again.json()["metrics"]] == [True, False]
+
     def test_it_yields_no_data(self, world: World, metrics: tuple[int, int]) -> None:
         path = f"/subscriptions/{subscribe(world, *metrics)['id']}"
         assert [item["value"] for item in world.technician.get(f"{path}/latest").json()["items"]] == [1.5, 1.5]

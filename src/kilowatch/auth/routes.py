@@ -1,14 +1,17 @@
 """HTTP for signing in, oneself, API keys and users."""
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer, OAuth2PasswordBearer
+from pydantic import ValidationError
 
 from kilowatch.auth.model import ApiKey, Credential, Me, NewApiKey, Tokens, User
 from kilowatch.auth.schemas import ApiKeyIn, RefreshIn, UserChange, UserIn
 from kilowatch.auth.service import Accounts, SignIns
-from kilowatch.errors import Unauthenticated
+from kilowatch.errors import Unauthenticated, UnknownFormat, Unreadable
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
@@ -76,6 +79,7 @@ SignInService = Annotated[SignIns, Depends(_sign_ins)]
 AccountService = Annotated[Accounts, Depends(_accounts)]
 PasswordLane = Annotated[Lane, Depends(_passwords)]
 
+_JSON, _FORM = "application/json", "application/x-www-form-urlencoded"
 _TOKENS = {"access_token": "eyJ…", "refresh_token": "0S8…", "expires_in": 900, "token_type": "bearer"}
 _USER = {"id": 2, "email": "ada@example.org", "name": "Ada", "is_admin": False, "created_at": "2026-01-05T09:30:00Z"}
 _ME = {
@@ -116,13 +120,43 @@ async def sign_in(
     return answer(await lane.run(sign_ins.sign_in, username, password, address=address))
 
 
+async def refresh_in(request: Request) -> RefreshIn:
+    """The refresh token, in JSON or in the form that OAuth2 has for it (whose other fields mean nothing here)."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media == _FORM:
+        form = await request.form()
+        given: Any = {name: form[name] for name in RefreshIn.model_fields if name in form}
+    elif media == _JSON:
+        try:
+            given = json.loads(await request.body() or b"null")
+        except (ValueError, RecursionError) as error:
+            raise Unreadable("The body is not JSON.") from error
+    else:
+        raise UnknownFormat(f"Send the refresh token as {_JSON} or {_FORM}.")
+    try:
+        return RefreshIn.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([item | {"loc": ("body", *item["loc"])} for item in error.errors()]) from error
+
+
+_REFRESH_SCHEMA = RefreshIn.model_json_schema()
+_REFRESH_BODY = {
+    "required": True,
+    "content": {
+        _JSON: {"schema": _REFRESH_SCHEMA, "example": {"refresh_token": "0S8…"}},
+        _FORM: {"schema": _REFRESH_SCHEMA | {"additionalProperties": True}},
+    },
+}
+
+
 @router.post(
     "/auth/refresh",
     tags=["Signing in"],
     summary="Get new tokens",
-    **operation(Tokens, 400, 401, 413, 422, example=_TOKENS),
+    openapi_extra={"requestBody": _REFRESH_BODY},
+    **operation(Tokens, 400, 401, 413, 415, 422, example=_TOKENS),
 )
-def refresh(sign_ins: SignInService, body: RefreshIn) -> Response:
+def refresh(sign_ins: SignInService, body: Annotated[RefreshIn, Depends(refresh_in)]) -> Response:
     """A refresh token is used once; a second use ends its sign-in, since one of the two users stole it."""
     return answer(sign_ins.refresh(body.refresh_token))
 

@@ -1,6 +1,6 @@
 """What requests about users, sign-ins and keys may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -77,3 +77,4 @@ class ApiKeyIn(Body):
 class RefreshIn(Body):
     model_config = ConfigDict(json_schema_extra={"example": {"refresh_token": "…"}})
     refresh_token: str = Field(min_length=1, max_length=200)
+    grant_type: Literal["refresh_token"] = "refresh_token"

@@ -45,20 +45,17 @@ class Subscriptions:
     ) -> Subscription:
         with self._gate.writing(caller) as work:
 
-            def create() -> Subscription:
+            def create() -> int:
                 _check_metrics(work, metric_ids)
                 subscription_id = store.add_subscription(work.connection, work.who.user_id, name, work.now)
                 store.put_metrics(work.connection, subscription_id, metric_ids)
-                return _subscription(work, subscription_id)
+                return subscription_id
 
-            return run_once(
-                work.connection,
-                create,
-                once=once,
-                user_id=work.who.user_id,
-                answer_type=Subscription,
-                now=work.now,
+            # Only the id is kept for a repeated request: what may be seen of the metrics is looked up anew.
+            subscription_id = run_once(
+                work.connection, create, once=once, user_id=work.who.user_id, answer_type=int, now=work.now
             )
+            return _subscription(work, subscription_id)
 
     def change_subscription(
         self, caller: Caller, subscription_id: int, *, name: str | None, metric_ids: list[int] | None
