@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from kilowatch.errors import Invalid
 from kilowatch.history.appender import Appender, Overloaded
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms
-from tests.conftest import START, _unique
+from tests.conftest import START, Clock, _unique
 from tests.history.conftest import Recorder, batch_of, ms
 
 
@@ -56,6 +56,15 @@ class TestAppend:
         store.append(batch_of((1, readings)))
         assert all_of(store, 1) == [(1, t, v) for t, v in readings]
         assert store.latest([1])[1].timestamp == readings[-1][0]
+
+    def test_a_correction_wins_though_the_clock_was_set_back_and_the_server_restarted(self, history_url: str) -> None:
+        for days_back, value in ((0, 1.0), (30, 2.0)):
+            clock = Clock(START - timedelta(days=days_back))
+            store = HistoryStore(history_url, connections=1, sync=False, clock=clock)
+            store.append(batch_of((1, [(1000, value)])))
+            assert all_of(store, 1) == [(1, 1000, value)]
+            assert store.latest([1])[1].value == value
+            store.close()
 
     def test_an_empty_batch_is_no_harm(self, store: HistoryStore) -> None:
         store.append(batch_of())

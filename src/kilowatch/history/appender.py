@@ -29,12 +29,14 @@ class Overloaded(Unavailable):
 class Appender:
     """Writes batches in the order of their arrival, from one thread of its own."""
 
-    def __init__(self, insert: Callable[[np.ndarray], None], *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, insert: Callable[[np.ndarray], None], *, clock: Callable[[], datetime], last_received_at: int = 0
+    ) -> None:
         self._insert = insert
         self._clock = clock
         self._waiting: list[tuple[Batch, Future[int]]] = []
         self._waiting_rows = 0
-        self._last_received_at = 0
+        self._last_received_at = last_received_at
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="history-appender", daemon=True)

@@ -23,6 +23,13 @@ FROM (
 )
 """
 
+# When readings were last written, by the clock of then: nothing received later may look older, or it would not win.
+LAST_WRITTEN = """
+SELECT toInt64(max(toUnixTimestamp(modification_time))) * 1000 + 999
+FROM system.parts
+WHERE database = currentDatabase() AND table = 'readings' AND active
+"""
+
 POINT_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8")])
 
 READINGS = f"""

@@ -74,12 +74,13 @@ class HistoryStore:
             for _ in range(connections + 1):
                 self._clients.append(self._connect())
             self._migrate(self._clients[0], sync=sync)
+            for client in self._clients[1:]:
+                self._idle.put(client)
+            (last_written,) = self._query(statements.LAST_WRITTEN, {}, np.dtype("<i8"))
         except BaseException:
             self._close_clients()
             raise
-        for client in self._clients[1:]:
-            self._idle.put(client)
-        self._appender = Appender(self._insert, clock=clock)
+        self._appender = Appender(self._insert, clock=clock, last_received_at=int(last_written))
 
     # ── in ──
 
