@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import Connection
 
 from kilowatch.auth import secrets, store
@@ -268,25 +269,30 @@ class Accounts:
     ) -> NewApiKey:
         with self._gate.writing(caller) as work:
             who = _signed_in(work.who)
-            secret = (
-                secrets.new_api_key()
-                if once is None
-                else secrets.repeatable_api_key(self._signing_key, str(who.user_id), once.key, once.fingerprint)
-            )
+            fresh = secrets.new_api_key()
+
+            def secret_made_at(moment: datetime) -> str:
+                if once is None:
+                    return fresh
+                parts = (str(who.user_id), once.key, once.fingerprint, moment.isoformat())
+                return secrets.repeatable_api_key(self._signing_key, *parts)
 
             def create() -> ApiKey:
                 _check_key(work, site_id=site_id, expires_at=expires_at)
-                key = ApiKey(0, name, secret[:9], scopes, site_id, work.now, expires_at)
-                values: dict[str, object] = {
-                    **{field: getattr(key, field) for field in key.__struct_fields__ if field != "id"},
-                    "user_id": who.user_id,
-                    "key_hash": secrets.hash_token(secret),
+                secret = secret_made_at(work.now)
+                values: dict[str, Any] = {
+                    "name": name,
+                    "prefix": secret[:9],
+                    "scopes": scopes,
+                    "site_id": site_id,
+                    "created_at": work.now,
+                    "expires_at": expires_at,
                 }
-                key_id = store.add_api_key(work.connection, values)
-                return ApiKey(key_id, *(getattr(key, field) for field in key.__struct_fields__[1:]))
+                owned = values | {"user_id": who.user_id, "key_hash": secrets.hash_token(secret)}
+                return ApiKey(id=store.add_api_key(work.connection, owned), **values)
 
             key = run_once(work.connection, create, once=once, user_id=who.user_id, answer_type=ApiKey, now=work.now)
-            return NewApiKey(*(getattr(key, field) for field in key.__struct_fields__), key=secret)
+            return NewApiKey(**msgspec.structs.asdict(key), key=secret_made_at(key.created_at))
 
     def delete_api_key(self, caller: Caller, key_id: int) -> None:
         with self._gate.writing(caller) as work:

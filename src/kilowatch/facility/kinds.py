@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
@@ -131,24 +132,31 @@ class GenericProperties(BaseModel):
         return given
 
 
-@dataclass(frozen=True, slots=True)
-class UsualMetric:
+class UsualMetric(msgspec.Struct, frozen=True):
+    """A metric that devices of a kind get unless others are named."""
+
     key: str
     name: str
     quantity: str
     unit: str
-    behaviour: Behaviour = "gauge"
-    valid_min: float | None = None
-    valid_max: float | None = None
-
-    @property
-    def max_gap_s(self) -> int | None:
-        return GAUGE_MAX_GAP_S if self.behaviour == "gauge" else None
+    behaviour: Behaviour
+    max_gap_s: int | None
+    valid_min: float | None
+    valid_max: float | None
 
 
-def _metric(key: str, quantity: str, name: str | None = None, **more: Any) -> UsualMetric:
+def _metric(
+    key: str,
+    quantity: str,
+    name: str | None = None,
+    *,
+    valid_min: float | None = None,
+    valid_max: float | None = None,
+) -> UsualMetric:
     usual = QUANTITIES[quantity]
-    return UsualMetric(key, name or key.replace("_", " ").capitalize(), quantity, usual.unit, usual.behaviour, **more)
+    max_gap_s = GAUGE_MAX_GAP_S if usual.behaviour == "gauge" else None
+    name = name or key.replace("_", " ").capitalize()
+    return UsualMetric(key, name, quantity, usual.unit, usual.behaviour, max_gap_s, valid_min, valid_max)
 
 
 @dataclass(frozen=True, slots=True)

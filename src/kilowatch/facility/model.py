@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kilowatch.facility.kinds import DeviceKind
+from kilowatch.facility.kinds import DeviceKind, UsualMetric
 from kilowatch.facility.quantities import Behaviour
 from kilowatch.kit.db import Base, Instant
 
@@ -172,15 +172,4 @@ class KindInfo(msgspec.Struct, frozen=True):
     key: DeviceKind
     name: str
     properties: dict[str, Any]
-    metrics: list["UsualMetricInfo"]
-
-
-class UsualMetricInfo(msgspec.Struct, frozen=True):
-    key: str
-    name: str
-    quantity: str
-    unit: str
-    behaviour: Behaviour
-    max_gap_s: int | None
-    valid_min: float | None
-    valid_max: float | None
+    metrics: list[UsualMetric]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 from pydantic import ValidationError
 from sqlalchemy import Connection
@@ -23,7 +24,6 @@ from kilowatch.facility.model import (
     Metric,
     PlacedMetric,
     Site,
-    UsualMetricInfo,
 )
 from kilowatch.facility.quantities import QUANTITIES
 from kilowatch.kit import units
@@ -291,7 +291,7 @@ class Catalogue:
                 work.connection, metric.device_id
             ):
                 raise conflict("key", "The device has a metric with this key already.")
-            _check_metric({field: getattr(metric, field) for field in metric.__struct_fields__} | changes)
+            _check_metric(msgspec.structs.asdict(metric) | changes)
             new_meaning = [
                 field for field in _MEANING if changes.get(field, getattr(metric, field)) != getattr(metric, field)
             ]
@@ -415,10 +415,7 @@ def device_kinds() -> list[KindInfo]:
             kind.key,
             kind.name,
             kind.properties.model_json_schema(),
-            [
-                UsualMetricInfo(*(getattr(metric, field) for field in UsualMetricInfo.__struct_fields__))
-                for metric in kind.metrics
-            ],
+            list(kind.metrics),
         )
         for kind in KINDS.values()
     ]
@@ -429,8 +426,8 @@ def device_kinds() -> list[KindInfo]:
 
 def _device_with_metrics(connection: Connection, who: Principal, device_id: int) -> DeviceWithMetrics:
     device, _ = device_of(connection, who, device_id)
-    fields = (getattr(device, field) for field in device.__struct_fields__)
-    return DeviceWithMetrics(*fields, metrics=store.metrics_of_device(connection, device_id))
+    metrics = store.metrics_of_device(connection, device_id)
+    return DeviceWithMetrics(**msgspec.structs.asdict(device), metrics=metrics)
 
 
 def _changeable_device(connection: Connection, who: Principal, device_id: int, if_match: str | None) -> Device:
@@ -476,10 +473,7 @@ def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     if given is None:
-        given = [
-            {field: getattr(metric, field) for field in UsualMetricInfo.__struct_fields__}
-            for metric in KINDS[kind].metrics
-        ]
+        given = [msgspec.structs.asdict(metric) for metric in KINDS[kind].metrics]
     if not given:
         raise invalid(
             "metrics", f"A device has at least one metric; name them, as the kind `{kind}` brings none itself."
