@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import random
 import sys
 import time
 import tracemalloc
@@ -156,6 +157,24 @@ class TestDecompress:
         for compress, encoding in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
             packed = b"".join(compress(part) for part in parts)
             assert formats.decompress(packed, encoding, most=1000) == b"".join(parts)
+
+    @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+    def test_joins_members_of_any_size(self, encoding: str) -> None:
+        compress = gzip.compress if encoding == "gzip" else zstd.compress
+        parts = [random.Random(size).randbytes(size) for size in (200_000, 0, 65_536)]
+        packed = b"".join(map(compress, parts))
+        assert formats.decompress(packed, encoding, most=300_000) == b"".join(parts)
+        with pytest.raises(Unreadable, match="cut off"):
+            formats.decompress(packed[:-1], encoding, most=300_000)
+        with pytest.raises(TooLarge):
+            formats.decompress(packed, encoding, most=200_000)
+
+    @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+    def test_refuses_more_than_a_thousand_members(self, encoding: str) -> None:
+        member = gzip.compress(b"1") if encoding == "gzip" else zstd.compress(b"1")
+        assert formats.decompress(member * 1000, encoding, most=1000) == b"1" * 1000
+        with pytest.raises(Unreadable, match="too many members; compress it in one piece"):
+            formats.decompress(member * 1001, encoding, most=10_000)
 
 
 class TestMuchThatIsBad:

@@ -9,8 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from kilowatch.config import Settings
 from kilowatch.ingest.model import MAX_REPORTED, RowCode
-from tests.conftest import START, Person, World
+from tests.conftest import START, Clock, Person, World, open_world
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -556,6 +557,13 @@ class TestBodies:
             assert encoding in answer.json()["detail"] or "JSON" in answer.json()["detail"]
         assert stored(world, metric) == []
 
+    @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+    def test_compressed_in_countless_members_are_400(self, world: World, encoding: str) -> None:
+        member = gzip.compress(b"") if encoding == "gzip" else zstd.compress(b"")
+        answer = post(world.technician, member * 100_000, content_encoding=encoding)
+        assert answer.status_code == 400
+        assert "too many members" in answer.json()["detail"]
+
     @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "x"])
     def test_compressed_in_another_way_are_415(self, world: World, encoding: str) -> None:
         answer = post(world.technician, b"{}", content_encoding=encoding)
@@ -658,6 +666,18 @@ class TestAgain:
         answer = post(world.technician, json.dumps({"readings": [row(metric, value=9)]}), idempotency_key="one-body")
         assert answer.status_code == 422
         assert [value for _, value in stored(world, metric)] == [1.0]
+
+    def test_a_key_may_be_used_anew_after_a_day(self, settings: Settings, clock: Clock) -> None:
+        with open_world(settings, clock) as world:  # one of its own, as its clock is moved
+            metric = world.metric()
+            key = world.technician.post("/me/api-keys", {"name": "logger", "scopes": ["ingest"]}).json()["key"]
+            logger = Person(world.technician.id, "", "", world.http(key))
+            send(logger, json.dumps({"readings": [row(metric)]}), idempotency_key="daily")
+            changed = json.dumps({"readings": [row(metric, value=9)]})
+            clock.advance(hours=23, minutes=59)
+            assert post(logger, changed, idempotency_key="daily").status_code == 422
+            clock.advance(minutes=2)
+            assert send(logger, changed, idempotency_key="daily")["accepted"] == 1
 
     def test_a_key_is_ones_own(self, world: World) -> None:
         metric = world.metric()

@@ -11,7 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ else:
 
 JSON, CSV = "application/json", "text/csv"
 _CHUNK = 1 << 20
+_PIECE = 1 << 16
+_MOST_MEMBERS = 1000  # each costs a new stream, and an empty one has no more than 9 bytes
 _MICROSECONDS, _NANOSECONDS = pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")
 _LONGEST_NUMBER = 400  # digits; Python makes no int of more than 4300, and no float of more than 309
 _WHITE_SPACE = " \t\n\r\v\f"
@@ -39,57 +41,61 @@ _TIMESTAMP_HINT = "write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`
 # ── compression ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Stream(Protocol):
+    """One member's decompressor, of either library. It takes all that it is given unless its output is full."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
+
+
 def decompress(body: bytes, encoding: str | None, *, most: int) -> bytes:
     """The body as it was before it was compressed (gzip, zstd or not at all).
 
     Raises:
         UnknownFormat: compressed in another way.
-        Unreadable: broken or cut off.
+        Unreadable: broken, cut off, or in more members than anyone needs.
         TooLarge: more than `most` bytes; found out without making them.
     """
     name = (encoding or "identity").strip().lower()
     if name in ("identity", ""):
         return body
     if name in ("gzip", "x-gzip"):
-        return _gunzip(body, most)
+        return _expand(body, most, "gzip", lambda: zlib.decompressobj(wbits=31), (zlib.error,))
     if name == "zstd":
-        return _unzstd(body, most)
+        return _expand(body, most, "zstd", zstd.ZstdDecompressor, (zstd.ZstdError, MemoryError))
     raise UnknownFormat(f"Content-Encoding {name!r} is not known; use gzip, zstd or none.")
 
 
-def _gunzip(body: bytes, most: int) -> bytes:
+def _expand(
+    body: bytes, most: int, name: str, start: Callable[[], _Stream], errors: tuple[type[Exception], ...]
+) -> bytes:
+    """All members of the body (zstd calls them frames), one after another, as one."""
     out = bytearray()
-    while body:
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            out += stream.decompress(body, most + 1 - len(out))
-        except zlib.error as error:
-            raise Unreadable(f"The body is not gzip: {error}.") from error
-        _check_decoded(len(out), most)
-        if not stream.eof:
-            raise Unreadable("The gzip body is cut off.")
-        body = stream.unused_data  # a file of several gzip members is one file
+    rest = memoryview(body)
+    members = 0
+    while rest:
+        if members == _MOST_MEMBERS:
+            raise Unreadable(f"The {name} body has too many members; compress it in one piece.")
+        members += 1
+        stream = start()
+        while not stream.eof:
+            if not rest:
+                raise Unreadable(f"The {name} body is cut off.")
+            # a piece at a time, as a stream copies what it was given behind its end into `unused_data`
+            piece = rest[:_PIECE]
+            try:
+                out += stream.decompress(piece, most + 1 - len(out))
+            except errors as error:
+                raise Unreadable(f"The body is not {name}: {error}.") from error
+            if len(out) > most:
+                raise TooLarge(f"The body is larger than {most:,} bytes once decompressed; send it in parts.")
+            rest = rest[len(piece) - len(stream.unused_data) :]
     return bytes(out)
-
-
-def _unzstd(body: bytes, most: int) -> bytes:
-    out = bytearray()
-    while body:
-        stream = zstd.ZstdDecompressor()
-        try:
-            out += stream.decompress(body, most + 1 - len(out))
-        except (zstd.ZstdError, MemoryError) as error:
-            raise Unreadable(f"The body is not zstd: {error}.") from error
-        _check_decoded(len(out), most)
-        if not stream.eof:
-            raise Unreadable("The zstd body is cut off.")
-        body = stream.unused_data
-    return bytes(out)
-
-
-def _check_decoded(size: int, most: int) -> None:
-    if size > most:
-        raise TooLarge(f"The body is larger than {most:,} bytes once decompressed; send it in parts.")
 
 
 # ── entry ────────────────────────────────────────────────────────────────────────────────────────────────────────────
