@@ -32,6 +32,12 @@ SECRET_KEY = "a-key-for-tests-0123456789-abcdefghijklmnop"
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 _numbers = itertools.count(1)
 
+# A developer's own settings, exported for a server, must not reach a test: one that deletes everything would do so in
+# the developer's database. (That is also why no test needs to mind them.)
+for _name in [name for name in os.environ if name.startswith("KILOWATCH_")]:
+    if not _name.startswith("KILOWATCH_TEST_"):
+        del os.environ[_name]
+
 
 class Clock:
     """The time, as the application under test has it; it moves only when a test says so."""

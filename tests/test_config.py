@@ -33,12 +33,6 @@ OTHER = {
 """For each setting a value in the environment that is not the default, and what it means."""
 
 
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"KILOWATCH_{field.upper()}", raising=False)
-
-
 class TestEachSetting:
     def test_is_tried_here(self) -> None:
         assert OTHER.keys() == Settings.model_fields.keys()
@@ -98,8 +92,29 @@ class TestErrors:
 
 class TestDocument:
     def test_lists_exactly_the_settings_there_are(self) -> None:
-        rows = re.findall(r"^\|\s*`(KILOWATCH_[A-Z_]+)`\s*\|", DOCUMENT.read_text(), re.MULTILINE)
-        assert sorted(rows) == sorted(f"KILOWATCH_{field.upper()}" for field in Settings.model_fields)
+        assert sorted(self._rows()) == sorted(f"KILOWATCH_{field.upper()}" for field in Settings.model_fields)
+
+    @pytest.mark.parametrize("field", Settings.model_fields)
+    def test_tells_the_default(self, field: str) -> None:
+        told = self._rows()[f"KILOWATCH_{field.upper()}"]
+        default = Settings.model_fields[field].default
+        if default is None:
+            assert re.sub(r"`[^`]*`", "", told).strip(), "what is done without it is said in words"
+            return
+        literal = re.match(r"`([^`]+)`", told)
+        assert literal is not None, told
+        if isinstance(default, Path):
+            assert Path(literal[1]) == default
+        else:
+            assert literal[1] == (str(default).lower() if isinstance(default, bool) else str(default))
+
+    @staticmethod
+    def _rows() -> dict[str, str]:
+        """The table's default for each variable, as it is written."""
+        pattern = r"^\|\s*`(KILOWATCH_[A-Z_]+)`\s*\|([^|]*)\|"
+        rows: list[tuple[str, str]] = re.findall(pattern, DOCUMENT.read_text(), re.MULTILINE)
+        assert len(dict(rows)) == len(rows)
+        return {variable: default.strip() for variable, default in rows}
 
 
 def test_nothing_is_read_or_made_at_import(tmp_path: Path) -> None:

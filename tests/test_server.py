@@ -49,18 +49,14 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 class TestLife:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_ends_it_cleanly_and_soon(
-        self, make_server: Callable[..., Server], number: signal.Signals
-    ) -> None:
+    def test_a_signal_ends_it_in_order(self, make_server: Callable[..., Server], number: signal.Signals) -> None:
         server = make_server().start()
         idle = socket.create_connection(("127.0.0.1", server.port))  # a client that keeps its connection
-        began = time.monotonic()
         assert server.end(number) == 0
-        assert time.monotonic() - began < 5
         idle.close()
         text = server.log.read_text()
         assert "Traceback" not in text
-        assert "Stopped." in text
+        assert text.splitlines()[-1] == "Stopped."
 
     def test_a_signal_while_it_starts_ends_it_too(self, make_server: Callable[..., Server]) -> None:
         server = make_server()
