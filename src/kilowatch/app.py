@@ -38,6 +38,8 @@ Clock = Callable[[], datetime]
 
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
+_HEALTH_THREADS = 2
+_READY_WITHIN_S = 5
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
 
@@ -57,7 +59,9 @@ class Kilowatch:
         """
         prepare_data_dir(settings)
         signing_key = secret_key(settings)
-        self.database = Database(settings.resolved_database_url, pool_size=settings.threads + settings.history_threads)
+        # one connection for each thread that may ask at once
+        threads = settings.threads + settings.history_threads + _INGEST_THREADS + _PASSWORD_THREADS + _HEALTH_THREADS
+        self.database = Database(settings.resolved_database_url, pool_size=threads)
         try:
             with _naming("KILOWATCH_DATABASE_URL"):
                 migrations.upgrade(self.database)
@@ -89,13 +93,14 @@ class Kilowatch:
         self.close()
 
 
-def open_history(settings: Settings, *, clock: Clock = utc_now) -> HistoryStore:
+def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = True) -> HistoryStore:
     """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do."""
     return HistoryStore(
         settings.resolved_history_url,
         connections=settings.history_threads,
         sync=settings.history_sync,
         clock=clock,
+        migrate=migrate,
     )
 
 
@@ -148,6 +153,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.history_lane = Lane(settings.history_threads)
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
+        app.state.health_lane = Lane(_HEALTH_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
             for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
                 setattr(app.state, name, getattr(opened, name))
@@ -206,10 +212,10 @@ async def live() -> Response:
 @_health_router.get("/ready", summary="Can it answer requests", **operation(Health, example={"status": "ready"}))
 async def ready(request: Request, services: Annotated[Kilowatch, Depends(_services)]) -> Response:
     """Asks the database and the history engine; 503 while one of them does not answer."""
-    lane: Lane = request.app.state.history_lane
-    await lane.run(services.database.check)
+    lane: Lane = request.app.state.health_lane
+    await lane.run_within(_READY_WITHIN_S, services.database.check)
     if services.history is not None:
-        await lane.run(services.history.check)
+        await lane.run_within(_READY_WITHIN_S, services.history.check)
     return answer(Health("ready"))
 
 

@@ -225,6 +225,8 @@ def _check_catalogue(settings: Settings) -> str:
     from kilowatch.kit.db import Database
 
     database = Database(settings.resolved_database_url, pool_size=1)
+    if database.is_sqlite and not Path(database.url.database or "").exists():
+        raise Invalid(f"there is no catalogue at {database.url.database} yet; run `kilowatch migrate`.")
     try:
         with database.read() as connection:
             revision = migrations.current_revision(connection)
@@ -239,7 +241,7 @@ def _check_history(settings: Settings) -> str:
     from kilowatch.app import open_history, refuse_history_in_use
 
     refuse_history_in_use(settings)
-    store = open_history(settings)
+    store = open_history(settings, migrate=False)
     try:
         store.check()
         return f"{_shown_url(settings.resolved_history_url)} answers, ClickHouse {store.version()}"

@@ -151,6 +151,22 @@ def secret_key(settings: Settings) -> str:
     path = settings.data_dir / "secret.key"
     prepare_data_dir(settings)
     try:
+        _make_secret(path)
+        key = path.read_text().strip()
+    except OSError as error:
+        raise Invalid(f"{path} can't be made or read: {error.strerror}; or set KILOWATCH_SECRET_KEY.") from error
+    if len(key) < _SECRET_MIN_LENGTH:
+        raise Invalid(
+            f"{path} holds no key of {_SECRET_MIN_LENGTH} characters; restore it, or remove it for a new one."
+        )
+    return key
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new key there, unless an earlier start did."""
+    if path.exists():
+        return
+    try:
         # Created whole under another name and linked into place, so that two starting processes agree on one key
         # and neither ever reads half of it.
         draft = path.with_name(f".secret.{os.getpid()}.{secrets.token_hex(4)}")
@@ -163,5 +179,4 @@ def secret_key(settings: Settings) -> str:
         finally:
             draft.unlink()
     except FileExistsError:
-        pass  # an earlier start made it
-    return path.read_text().strip()
+        pass  # another start made it at this moment

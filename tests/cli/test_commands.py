@@ -313,6 +313,39 @@ class TestCheck:
         for done in (bad, missing, unreachable):
             assert "Traceback" not in done.stdout + done.stderr
 
+    def test_changes_nothing(self, tmp_path: Path) -> None:
+        done = kilowatch("check", data_dir=tmp_path / "var")
+        assert done.returncode == 1
+        assert done.stdout.count("run `kilowatch migrate`") == 2
+        assert not (tmp_path / "var" / "kilowatch.sqlite").exists()
+        assert not (tmp_path / "var" / "history" / "metadata").exists()
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "words"),
+        [
+            ("database_url", "sqlite://", "KILOWATCH_DATABASE_URL"),
+            ("database_url", "sqlite:///:memory:", "KILOWATCH_DATABASE_URL"),
+            ("database_url", "sqlite:////proc/nowhere/x.sqlite", "KILOWATCH_DATABASE_URL"),
+            ("database_url", "sqlite:////etc/hostname", "not a SQLite database"),
+            ("history_url", "chdb:///proc/nowhere/x", "HISTORY_URL"),
+        ],
+    )
+    def test_says_so_in_a_line_of_a_store_that_can_not_be(
+        self, tmp_path: Path, setting: str, value: str, words: str
+    ) -> None:
+        for command in ("check", "migrate"):
+            done = kilowatch(command, data_dir=tmp_path / "var", **{setting: value})
+            assert done.returncode == 1
+            assert words in done.stdout + done.stderr
+            assert "Traceback" not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("key", ["", "short"])
+    def test_a_kept_secret_that_is_none_is_refused(self, tmp_path: Path, key: str) -> None:
+        (tmp_path / "secret.key").write_text(key)
+        done = kilowatch("user", "list", data_dir=tmp_path)
+        assert done.returncode == 1
+        assert "secret.key" in done.stderr
+
     def test_tells_of_a_history_that_a_server_has_open(self, tmp_path: Path) -> None:
         server = Server(tmp_path / "var", tmp_path / "server.log").start()
         try:

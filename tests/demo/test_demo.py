@@ -131,13 +131,14 @@ def census(data_dir: Path) -> Any:
 
 
 class TestCutOff:
-    def test_without_its_file_the_next_run_gives_new_passwords_that_work(self, tmp_path: Path) -> None:
-        first = kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        (tmp_path / "demo.json").unlink()
-        second = kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        assert second.returncode == 0, second.stderr
-        assert passwords(second.stdout).keys() == passwords(first.stdout).keys()
-        self._assert_complete(tmp_path, second.stdout)
+    def test_where_others_work_it_refuses_to_go(self, tmp_path: Path) -> None:
+        kilowatch("user", "create", "somebody@example.org", "--password-stdin", data_dir=tmp_path, stdin="a password")
+        refused = kilowatch("demo", "--no-serve", data_dir=tmp_path)
+        assert refused.returncode == 1
+        assert "KILOWATCH_DATA_DIR" in refused.stderr
+        users = kilowatch("user", "list", data_dir=tmp_path).stdout
+        assert "somebody@example.org" in users
+        assert "admin@example.org" not in users
 
     @pytest.mark.parametrize("seen", ["secret.key", "demo.json"])
     def test_killed_in_the_middle_the_next_run_completes_it(self, tmp_path: Path, seen: str) -> None:

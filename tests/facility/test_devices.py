@@ -294,3 +294,15 @@ class TestDeviceKinds:
                 device = still_world.technician.post(f"/sites/{still_world.north}/devices", body).json()
                 usual = [{k: v for k, v in m.items() if k not in ("id", "device_id")} for m in device["metrics"]]
                 assert usual == kind["metrics"]
+
+
+class TestChangeKind:
+    def test_takes_the_new_kinds_properties_and_leaves_the_old_ones(self, world: World) -> None:
+        device = world.device(kind="pv_array", properties={"peak_kw": 5})
+        answer = world.technician.patch(
+            f"/devices/{device['id']}", {"kind": "battery", "properties": {"capacity_kwh": 9}}
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["properties"]["capacity_kwh"] == 9
+        assert "peak_kw" not in answer.json()["properties"]
+        assert answer.json()["metrics"] == device["metrics"]

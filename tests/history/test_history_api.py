@@ -418,3 +418,14 @@ class TestLatest:
         assert [(item["metric_id"], item["value"]) for item in of_device["items"]] == [(ids[0], None), (ids[1], 1.0)]
         assert {item["metric_id"] for item in of_site["items"]} == {*ids, other}
         assert of_device["next"] is of_site["next"] is None
+
+
+def test_a_figure_that_overflows_is_null_in_json_and_empty_in_csv(world: World) -> None:
+    metric = world.metric(unit="kW")
+    world.send(metric, ("2026-01-05T10:00:00Z", 1.7e308), ("2026-01-05T10:10:00Z", 1.7e308))
+    window = "start=2026-01-05T10:00:00Z&end=2026-01-05T11:00:00Z&resolution=1h"
+    for question in ("aggregate=sum", "aggregate=max&unit=W"):
+        path = f"/metrics/{metric}/history?{window}&{question}"
+        assert world.standard.get(path).json()["series"][0]["values"] == [None]
+        value = world.standard.get(f"{path}&format=csv").text.splitlines()[1].split(",")[2]
+        assert value == ""

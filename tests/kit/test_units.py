@@ -119,3 +119,25 @@ class TestCompatible:
     @pytest.mark.parametrize(("unit", "other"), [("kW", "kWh"), ("V", "A"), ("°C", "W"), ("kW", "bogus")])
     def test_other_dimension(self, unit: str, other: str) -> None:
         assert not units.compatible(unit, other)
+
+
+@pytest.mark.parametrize(
+    ("unit", "other"),
+    [
+        ("dBm", "W"),
+        ("kW", "dBW"),
+        ("delta_degC", "degC"),
+        ("rpm", "Hz"),
+        ("Hz", "rad/s"),
+        ("%", "deg"),
+    ],
+)
+def test_refuses_what_pint_would_convert_but_is_no_straight_line_or_another_thing(unit: str, other: str) -> None:
+    assert not units.compatible(unit, other)
+    with pytest.raises(ValueError, match="can't be converted"):
+        units.conversion(unit, other)
+
+
+@pytest.mark.parametrize(("unit", "other", "scale"), [("rpm", "deg/s", 6.0), ("Hz", "1/min", 60.0), ("%", "ppm", 1e4)])
+def test_still_converts_what_is_the_same_thing(unit: str, other: str, scale: float) -> None:
+    assert units.conversion(unit, other).scale == pytest.approx(scale)

@@ -179,3 +179,15 @@ def test_a_deleted_metric_leaves_the_subscription(world: World) -> None:
     path = f"/subscriptions/{subscribe(world, first, second)['id']}"
     world.technician.delete(f"/metrics/{first}")
     assert world.technician.get(path).json()["metric_ids"] == [second]
+
+
+def test_a_key_of_one_site_reaches_no_subscription_with_metrics_of_another(world: World) -> None:
+    world.grant(world.technician, world.south, "standard")
+    here, mixed = subscribe(world, world.metric()), subscribe(world, world.metric(), world.metric(world.south))
+    body = {"name": "Key", "scopes": ["read", "write"], "site_id": world.north}
+    key = world.http(world.technician.post("/me/api-keys", body).json()["key"])
+    assert [item["id"] for item in key.get("/subscriptions").json()["items"]] == [here["id"]]
+    path = f"/subscriptions/{mixed['id']}"
+    refused = (key.get(path), key.patch(path, json={"name": "Other"}), key.delete(path), key.get(f"{path}/latest"))
+    assert {answer.status_code for answer in refused} == {404}
+    assert key.patch(f"/subscriptions/{here['id']}", json={"name": "Mine"}).status_code == 200

@@ -193,7 +193,7 @@ def list_api_keys(accounts: AccountService, who: Who, limit: Limit = LIMIT_DEFAU
     "/me/api-keys",
     tags=["Me"],
     summary="Make an API key",
-    **operation(NewApiKey, 400, 401, 403, 413, 422, status=201, example={**_KEY, "key": "kw_Zk3vQ1…"}),
+    **operation(NewApiKey, 400, 401, 403, 409, 413, 422, status=201, example={**_KEY, "key": "kw_Zk3vQ1…"}),
 )
 def create_api_key(accounts: AccountService, who: Who, body: ApiKeyIn, once: MaybeOnce) -> Response:
     """The answer is the only place that ever shows the key: we keep no more than its hash."""

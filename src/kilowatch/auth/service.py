@@ -118,6 +118,8 @@ class SignIns:
         if not matches or found is None:
             raise BadCredentials
         with self._database.write() as connection:
+            if store.find_password(connection, email) != found:  # changed while it was checked
+                raise BadCredentials
             store.delete_attempts(connection, attempts)
             store.forget_expired_tokens(connection, now)
             sign_in_id = store.add_sign_in(connection, found[0], now)

@@ -12,7 +12,7 @@ from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR, Role
 from kilowatch.config import Settings
 from kilowatch.demo import house
-from kilowatch.errors import KilowatchError
+from kilowatch.errors import Invalid, KilowatchError
 from kilowatch.facility.schemas import DeviceIn, SiteIn
 from kilowatch.kit.paging import PageRequest
 
@@ -93,10 +93,12 @@ def prepare(services: Kilowatch, settings: Settings, *, progress: Progress) -> D
     """Make what is missing of the portfolio.
 
     Raises:
+        Invalid: this is no place for a demo.
         KilowatchError: a part was refused.
     """
     kept = settings.data_dir / "demo.json"
     demo = _read(kept)
+    _refuse_a_real_place(services, settings, is_demo=demo is not None)
     passwords = {user.email: user.password for user in demo.users} if demo else {}
     users = [DemoUser(email, passwords.get(email) or secrets.token_urlsafe(9), may) for email, _, may, _ in _USERS]
     if demo is None:
@@ -111,6 +113,16 @@ def prepare(services: Kilowatch, settings: Settings, *, progress: Progress) -> D
         demo = _make_reader_kit(services, users, site_ids)
         _write(kept, demo)
     return demo
+
+
+def _refuse_a_real_place(services: Kilowatch, settings: Settings, *, is_demo: bool) -> None:
+    """A demo has an administrator whose password lies in a file: never where others work."""
+    if settings.environment == "production":
+        raise Invalid("The demo does not go with KILOWATCH_ENVIRONMENT=production.")
+    if not is_demo and services.accounts.list_users(OPERATOR, _EVERYTHING, words=None).items:
+        raise Invalid(
+            f"{settings.data_dir} has users of its own; set KILOWATCH_DATA_DIR to another directory for the demo."
+        )
 
 
 def _make_sites(services: Kilowatch) -> dict[str, int]:

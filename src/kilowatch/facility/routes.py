@@ -17,6 +17,7 @@ from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
     Cursor,
+    Lane,
     Limit,
     RecordId,
     SearchText,
@@ -32,6 +33,12 @@ def _catalogue(request: Request) -> Catalogue:
     return service
 
 
+def _history_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.history_lane
+    return lane
+
+
+HistoryLane = Annotated[Lane, Depends(_history_lane)]
 CatalogueService = Annotated[Catalogue, Depends(_catalogue)]
 IfMatch = Annotated[
     str | None,
@@ -156,9 +163,9 @@ def change_site(catalogue: CatalogueService, who: Who, site_id: RecordId, body: 
     summary="Delete a site",
     **operation(Deleted, 401, 403, 404, 422, example=_DELETED, description="What went with it."),
 )
-def delete_site(catalogue: CatalogueService, who: Who, site_id: RecordId) -> Response:
+async def delete_site(catalogue: CatalogueService, lane: HistoryLane, who: Who, site_id: RecordId) -> Response:
     """For administrators. Its devices, metrics, readings and grants go with it."""
-    return answer(catalogue.delete_site(who, site_id))
+    return answer(await lane.run(catalogue.delete_site, who, site_id))
 
 
 @router.get(
@@ -290,9 +297,11 @@ def change_device(
     summary="Delete a device",
     **operation(Deleted, 401, 403, 404, 412, 422, example=_DELETED, description="What went with it."),
 )
-def delete_device(catalogue: CatalogueService, who: Who, device_id: RecordId, if_match: IfMatch = None) -> Response:
+async def delete_device(
+    catalogue: CatalogueService, lane: HistoryLane, who: Who, device_id: RecordId, if_match: IfMatch = None
+) -> Response:
     """For technicians of the site. Its metrics and all their readings go with it; nothing is kept."""
-    return answer(catalogue.delete_device(who, device_id, if_match=if_match))
+    return answer(await lane.run(catalogue.delete_device, who, device_id, if_match=if_match))
 
 
 # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -340,9 +349,12 @@ def get_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId) -> Re
     summary="Change a metric",
     **operation(Metric, 400, 401, 403, 404, 409, 413, 422, example=_METRIC),
 )
-def change_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId, body: MetricChange) -> Response:
+async def change_metric(
+    catalogue: CatalogueService, lane: HistoryLane, who: Who, metric_id: RecordId, body: MetricChange
+) -> Response:
     """For technicians of the site. Quantity, unit and behaviour can change only while there are no readings."""
-    return answer(catalogue.change_metric(who, metric_id, body.model_dump(exclude_unset=True)))
+    changes = body.model_dump(exclude_unset=True)
+    return answer(await lane.run(catalogue.change_metric, who, metric_id, changes))
 
 
 @router.delete(
@@ -351,6 +363,6 @@ def change_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId, bo
     summary="Delete a metric",
     **operation(Deleted, 401, 403, 404, 409, 422, example=_DELETED, description="What went with it."),
 )
-def delete_metric(catalogue: CatalogueService, who: Who, metric_id: RecordId) -> Response:
+async def delete_metric(catalogue: CatalogueService, lane: HistoryLane, who: Who, metric_id: RecordId) -> Response:
     """For technicians of the site. Its readings go with it; a device's last metric can't be deleted."""
-    return answer(catalogue.delete_metric(who, metric_id))
+    return answer(await lane.run(catalogue.delete_metric, who, metric_id))

@@ -135,6 +135,7 @@ class Catalogue:
         with self._gate.writing(caller) as work:
             site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            store.lock_site(work.connection, site_id)
             devices = store.device_ids_of_site(work.connection, site_id)
             metrics = store.metric_ids(work.connection, devices)
             store.add_erasures(work.connection, metrics, work.now)
@@ -235,16 +236,20 @@ class Catalogue:
                 serial_number=values.get("serial_number"),
                 except_id=device_id,
             )
-            if "properties" in values or "kind" in values:
-                merged = device.properties | values.get("properties", {})
+            kind = values.get("kind", device.kind)
+            if "properties" in values or kind != device.kind:
+                # another kind has other properties, so those of the old one do not stay
+                before = device.properties if kind == device.kind else {}
+                merged = before | values.get("properties", {})
                 given = {name: value for name, value in merged.items() if value is not None}
-                values["properties"] = _checked_properties(values.get("kind", device.kind), given)
+                values["properties"] = _checked_properties(kind, given)
             if not store.change_device(work.connection, device_id, values, version=device.version, now=work.now):
                 raise StaleDevice
             return _device_with_metrics(work.connection, work.who, device_id)
 
     def delete_device(self, caller: Caller, device_id: int, *, if_match: str | None) -> Deleted:
         with self._gate.writing(caller) as work:
+            store.lock_device(work.connection, device_id)
             _changeable_device(work.connection, work.who, device_id, if_match)
             metrics = store.metric_ids(work.connection, [device_id])
             store.add_erasures(work.connection, metrics, work.now)
@@ -284,6 +289,10 @@ class Catalogue:
 
     def change_metric(self, caller: Caller, metric_id: int, changes: dict[str, Any]) -> Metric:
         """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to."""
+        # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
+        with self._gate.reading(caller, scope="write") as work:
+            require_technician(metric_of(work.connection, work.who, metric_id)[1])
+        has_readings = not changes.keys().isdisjoint(_MEANING) and self._readings.count([metric_id]) > 0
         with self._gate.writing(caller) as work:
             metric, role = metric_of(work.connection, work.who, metric_id)
             require_technician(role)
@@ -295,7 +304,7 @@ class Catalogue:
             new_meaning = [
                 field for field in _MEANING if changes.get(field, getattr(metric, field)) != getattr(metric, field)
             ]
-            if new_meaning and self._readings.count([metric_id]):
+            if new_meaning and has_readings:
                 raise conflict(
                     new_meaning[0],
                     "The metric has readings, whose meaning this would change; make a new metric, or delete this one.",
@@ -320,23 +329,27 @@ class Catalogue:
     # ── what deletions leave to do ──
 
     def finish_erasures(self) -> None:
-        """Erase the readings of deleted metrics, again for a while: a request that was under way may have added some.
-
-        Called at start, and after every deletion.
-        """
+        """At start: erase readings of deleted metrics that a crash, or an engine that did not answer, left behind."""
         with self._database.read() as connection:
             pending = store.erasures(connection)
-        if not pending:
-            return
-        self._readings.erase(pending)
-        with self._database.write() as connection:
-            store.forget_erasures(connection, before=self._clock() - _STRAGGLERS)
+        self._erase(pending)
+
+    def _erase(self, metrics: list[int]) -> None:
+        """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""
+        long_ago = self._clock() - _STRAGGLERS
+        with self._database.read() as connection:
+            again = store.erasures(connection, before=long_ago)
+        if metrics or again:
+            self._readings.erase(sorted({*metrics, *again}))
+        if again:
+            with self._database.write() as connection:
+                store.forget_erasures(connection, before=long_ago)
 
     def _deleted(self, *, devices: int, metrics: list[int]) -> Deleted:
-        """What went. Readings are `None` where the history does not answer now: they go when it does."""
+        """What went. Readings are `None` where the history does not answer: they go with the next deletion or start."""
         try:
             readings: int | None = self._readings.count(metrics)
-            self.finish_erasures()
+            self._erase(metrics)
         except Unavailable:
             log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
             readings = None

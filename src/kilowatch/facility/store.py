@@ -141,6 +141,17 @@ def touch_device(connection: Connection, device_id: int, now: datetime) -> None:
     )
 
 
+def lock_device(connection: Connection, device_id: int) -> None:
+    """Until the transaction ends nobody else changes the device or its metrics. (SQLite has one writer anyway.)"""
+    connection.execute(select(DeviceRow.id).where(DeviceRow.id == device_id).with_for_update())
+
+
+def lock_site(connection: Connection, site_id: int) -> None:
+    """Until the transaction ends nobody else changes the site, its devices or their metrics."""
+    connection.execute(select(SiteRow.id).where(SiteRow.id == site_id).with_for_update())
+    connection.execute(select(DeviceRow.id).where(DeviceRow.site_id == site_id).with_for_update())
+
+
 def delete_device(connection: Connection, device_id: int) -> None:
     connection.execute(delete(DeviceRow).where(DeviceRow.id == device_id))
 
@@ -246,8 +257,12 @@ def add_erasures(connection: Connection, ids: Sequence[int], now: datetime) -> N
         connection.execute(upsert(ErasureRow).on_conflict_do_nothing(), rows)
 
 
-def erasures(connection: Connection) -> list[int]:
-    return list(connection.execute(select(ErasureRow.metric_id)).scalars())
+def erasures(connection: Connection, *, before: datetime | None = None) -> list[int]:
+    """The metrics whose readings are to be erased; those noted before a time, if one is given."""
+    statement = select(ErasureRow.metric_id)
+    if before is not None:
+        statement = statement.where(ErasureRow.requested_at < before)
+    return list(connection.execute(statement).scalars())
 
 
 def forget_erasures(connection: Connection, *, before: datetime) -> None:

@@ -62,9 +62,9 @@ class Appender:
 
     def _run(self) -> None:
         while group := self._next_group():
-            received_at = max(to_ms(self._clock()), self._last_received_at + 1)
-            self._last_received_at = received_at
             try:
+                received_at = max(to_ms(self._clock()), self._last_received_at + 1)
+                self._last_received_at = received_at
                 self._insert(_rows([batch for batch, _ in group], received_at))
             # Whatever it is, it belongs to those who wait for this insert: each of them raises it.
             except Exception as error:

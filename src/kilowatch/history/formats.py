@@ -104,8 +104,7 @@ def to_csv(history: History) -> bytes:
         data = {
             "metric": pa.repeat(request.metric.path, size),
             "timestamp": pa.array(times),
-            # what overflowed in a sum or a conversion is no number either, as in JSON
-            "value": pa.array(np.where(np.isfinite(series.values), series.values, np.nan), from_pandas=True),
+            "value": pa.array(series.values, from_pandas=True),
             "unit": pa.repeat(request.unit, size),
         }
         if aggregated:

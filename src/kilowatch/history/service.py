@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from kilowatch.history.model import (
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit import timespan, units
 from kilowatch.kit.paging import decode_cursor, encode_cursor
-from kilowatch.kit.timespan import Resolution, Window, from_ms, to_ms
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 
 MAX_BUCKETS = 100_000
 """Buckets that are answered for each series."""
@@ -33,8 +32,11 @@ MAX_BUCKETS = 100_000
 MAX_VALUES = 5_000_000
 """Buckets that are answered over all series."""
 
-METRIC_DAYS_AT_ONCE = 1000
-"""How much is read with one statement: 1.4 million readings, if there is one a minute."""
+MAX_READINGS = 40_000_000
+"""Readings that one answer may be aggregated from: more than one a second for a year."""
+
+READINGS_AT_ONCE = 1_500_000
+"""How many are read with one statement, unless a single metric has more."""
 
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
@@ -116,38 +118,58 @@ class Histories:
         zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
         if query.resolution == "raw":
             return self._raw(metrics, query, zone.key)
-        resolution = (
-            timespan.finest_resolution(query.window, zone, points=query.points)
-            if query.resolution == "auto"
-            else timespan.resolution_named(query.resolution)
-        )
-        _check_size(resolution, query.window, zone, series=len(metrics))
+        most = min(MAX_BUCKETS, MAX_VALUES // max(len(metrics), 1))
+        if query.resolution == "auto":
+            resolution = timespan.finest_resolution(query.window, zone, points=min(query.points, most))
+        else:
+            resolution = timespan.resolution_named(query.resolution)
+        timespan.check_bucket_count(resolution, query.window, zone, most=most)
         requests = [_aggregated(metric, query) for metric in metrics]
-        edges = resolution.buckets(query.window, zone)
-        at_once = max(1, METRIC_DAYS_AT_ONCE // max(1, (query.window.end - query.window.start).days))
+        edges = np.array(resolution.buckets(query.window, zone), np.int64)
+        near = _Near.of(self._store, metrics, query.window)
         series = [
-            one
-            for begin in range(0, len(requests), at_once)
-            for one in self._buckets(requests[begin : begin + at_once], query.window, np.array(edges, np.int64))
+            self._buckets(request, near, inside, edges)
+            for part, inside in self._parts(requests, query.window)
+            for request in part
         ]
         return History(query.window, resolution, zone.key, series)
 
-    def _buckets(self, requests: Sequence[SeriesRequest], window: Window, edges: Milliseconds) -> Iterator[Series]:
-        readings = _Readings.of(self._store, [request.metric for request in requests], window)
-        starts, lengths = edges[:-1], np.diff(edges)
-        for request in requests:
-            metric, conversion = request.metric, request.conversion
-            assert request.aggregate is not None  # raw readings have no buckets
-            timestamps, values = readings.around_window(metric)
-            buckets = intervals.aggregate_readings(
-                timestamps,
-                values * conversion.scale + conversion.offset,
-                edges,
-                aggregate=request.aggregate,
-                behaviour=metric.behaviour,
-                max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+    def _parts(
+        self, requests: Sequence[SeriesRequest], window: Window
+    ) -> Iterator[tuple[list[SeriesRequest], np.ndarray]]:
+        """The requests in parts that have not too many readings at once, with the readings of each part."""
+        counts = self._store.count_in_window([request.metric.id for request in requests], window)
+        if sum(counts.values()) > MAX_READINGS:
+            detail = (
+                f"The window has {sum(counts.values()):,} readings to aggregate; at most {MAX_READINGS:,} are at once."
             )
-            yield Series(request, starts, buckets.values * request.factor, buckets.held_ms / lengths)
+            raise Invalid(detail, faults=(Fault("/end", "A shorter window, or fewer metrics, will do.", "query"),))
+        part: list[SeriesRequest] = []
+        size = 0
+        for request in requests:
+            count = counts.get(request.metric.id, 0)
+            if part and size + count > READINGS_AT_ONCE:
+                yield part, self._store.readings([one.metric.id for one in part], window)
+                part, size = [], 0
+            part.append(request)
+            size += count
+        if part:
+            yield part, self._store.readings([one.metric.id for one in part], window)
+
+    def _buckets(self, request: SeriesRequest, near: "_Near", inside: np.ndarray, edges: Milliseconds) -> Series:
+        metric = request.metric
+        assert request.aggregate is not None  # raw readings have no buckets
+        parts = [_rows_of(rows, metric.id) for rows in (near.before, inside, near.after)]
+        buckets = intervals.aggregate_readings(
+            np.concatenate([part["ts"] for part in parts]),
+            _converted(np.concatenate([part["value"] for part in parts]), request.conversion),
+            edges,
+            aggregate=request.aggregate,
+            behaviour=metric.behaviour,
+            max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+        )
+        values = _converted(buckets.values, units.Conversion(request.factor))
+        return Series(request, edges[:-1], values, buckets.held_ms / np.diff(edges))
 
     def _raw(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str) -> History:
         if query.aggregate is not None:
@@ -164,37 +186,34 @@ class Histories:
             part = _rows_of(page, metric.id)
             unit = query.unit or metric.unit
             request = SeriesRequest(metric, None, unit, _conversion(metric, unit))
-            values = part["value"] * request.conversion.scale + request.conversion.offset
+            values = _converted(part["value"], request.conversion)
             series.append(Series(request, part["ts"].astype(np.int64), values, None))
         return History(query.window, None, timezone, series, following)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Readings:
-    """Readings of some metrics, each part ordered by (metric, time): those in a window, and those next to it."""
+class _Near:
+    """The readings next to a window, by metric: the last before it, and for counters the first after it."""
 
     before: np.ndarray
-    inside: np.ndarray
     after: np.ndarray
 
     @classmethod
-    def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Readings":
-        """Read them. What is before a window matters while a gauge's value is believed, and always for a counter."""
+    def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Near":
+        """Look them up. What is before a window matters while a gauge's value is believed, and always for a counter."""
         reach = {
             metric.id: metric.max_gap_s * 1000 if metric.behaviour == "gauge" and metric.max_gap_s else None
             for metric in metrics
         }
         counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
-        return cls(
-            store.last_before(reach, window.start_ms),
-            store.readings(list(reach), window),
-            store.first_from(counters, window.end_ms),
-        )
+        return cls(store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms))
 
-    def around_window(self, metric: PlacedMetric) -> tuple[Milliseconds, Floats]:
-        """A metric's times and values, as `intervals` takes them."""
-        parts = [_rows_of(rows, metric.id) for rows in (self.before, self.inside, self.after)]
-        return np.concatenate([part["ts"] for part in parts]), np.concatenate([part["value"] for part in parts])
+
+def _converted(values: Floats, conversion: units.Conversion) -> Floats:
+    """In another unit; NaN for what is not finite (any more)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = values * conversion.scale + conversion.offset
+    return np.where(np.isfinite(converted), converted, np.nan)
 
 
 def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:
@@ -222,13 +241,6 @@ def _latest_reading(metric: PlacedMetric, latest: Latest | None, now_ms: int) ->
 def _common_zone(metrics: Sequence[PlacedMetric]) -> str:
     zones = {metric.timezone for metric in metrics}
     return zones.pop() if len(zones) == 1 else "UTC"
-
-
-def _check_size(resolution: Resolution, window: Window, zone: ZoneInfo, *, series: int) -> None:
-    most = min(MAX_BUCKETS, MAX_VALUES // max(series, 1))
-    if most < 1:
-        raise Invalid(f"At most {MAX_VALUES:,} series at once.")
-    timespan.check_bucket_count(resolution, window, zone, most=most)
 
 
 def _aggregated(metric: PlacedMetric, query: Query) -> SeriesRequest:

@@ -32,6 +32,9 @@ WHERE database = currentDatabase() AND table = 'readings' AND active
 
 POINT_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8")])
 
+COUNT_DTYPE = np.dtype([("metric_id", "<u4"), ("readings", "<u8")])
+COUNT_IN_WINDOW = f"SELECT metric_id, count() FROM readings WHERE {_IN_WINDOW} GROUP BY metric_id"
+
 READINGS = f"""
 SELECT metric_id, toUnixTimestamp64Milli(ts), value
 FROM readings FINAL

@@ -3,7 +3,7 @@
 import queue
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,12 @@ import clickhouse_connect
 import numpy as np
 import structlog
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from clickhouse_connect.driver.exceptions import (
+    ClickHouseError,
+    DatabaseError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history import statements
@@ -29,6 +34,11 @@ _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
 # One upload may bring many years; the engine's default refuses more than 100 months at once.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+# What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
+# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
+_PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+_CONNECTION_WAIT_S = 30
+_CLOSE_WAIT_S = 5
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
 
 
@@ -52,7 +62,9 @@ class HistoryStore:
     Times are ms since 1970, values float64 in the metrics' own units.
     """
 
-    def __init__(self, url: str, *, connections: int, sync: bool, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, url: str, *, connections: int, sync: bool, clock: Callable[[], datetime], migrate: bool = True
+    ) -> None:
         """Open the engine and bring its tables up to date.
 
         Args:
@@ -61,19 +73,23 @@ class HistoryStore:
             connections: how many statements may run at once, the writer's not counted.
             sync: write readings through to the disk before `append` returns.
             clock: the time that readings are received.
+            migrate: change nothing if false; then tables that are not up to date are an error.
 
         Raises:
-            Invalid: the URL can't be used.
+            Invalid: the URL can't be used, or the tables are not up to date.
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
-        self._connect, self.is_embedded = _connector(url)
+        connect = _connector(url, create=migrate)
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
         try:
             for _ in range(connections + 1):
-                self._clients.append(self._connect())
-            self._migrate(self._clients[0], sync=sync)
+                self._clients.append(connect())
+            if migrate:
+                self._migrate(self._clients[0], sync=sync)
+            elif self._missing(self._clients[0]):
+                raise Invalid("The history's tables are not up to date; run `kilowatch migrate`.")
             for client in self._clients[1:]:
                 self._idle.put(client)
             (last_written,) = self._query(statements.LAST_WRITTEN, {}, np.dtype("<i8"))
@@ -121,6 +137,11 @@ class HistoryStore:
             ).tolist():
                 found[metric_id] = Latest(ts, value, received_at)
         return found
+
+    def count_in_window(self, metric_ids: Sequence[int], window: Window) -> dict[int, int]:
+        """About how many readings each metric has there (replaced ones are counted until they are merged away)."""
+        parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
+        return dict(self._query(statements.COUNT_IN_WINDOW, parameters, statements.COUNT_DTYPE).tolist())
 
     def readings(self, metric_ids: Sequence[int], window: Window) -> np.ndarray:
         """Readings in the window, by (metric, time): `POINT_DTYPE` rows."""
@@ -192,8 +213,11 @@ class HistoryStore:
         return self._clients[0].server_version or "of an unknown version"
 
     def close(self) -> None:
-        """Finish what is being written, then close the engine."""
+        """Finish what is being written, wait a while for what is being read, then close the engine."""
         self._appender.close()
+        with suppress(queue.Empty):
+            for _ in self._clients[1:]:
+                self._idle.get(timeout=_CLOSE_WAIT_S)
         self._close_clients()
 
     # ── the engine ──
@@ -215,20 +239,28 @@ class HistoryStore:
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
-        client = self._idle.get()
+        try:
+            client = self._idle.get(timeout=_CONNECTION_WAIT_S)
+        except queue.Empty as error:
+            raise HistoryUnavailable from error
         try:
             with _translated():
                 yield client
         finally:
             self._idle.put(client)
 
+    def _missing(self, client: Client) -> list[tuple[int, str, tuple[str, ...]]]:
+        """The migrations that were not run yet."""
+        with _translated():
+            if not client.command("EXISTS TABLE schema_migrations"):
+                return list(MIGRATIONS)
+            done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
+            return [step for step in MIGRATIONS if step[0] not in done]
+
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
             client.command(SCHEMA_TABLE)
-            done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
-            for version, brings, steps in MIGRATIONS:
-                if version in done:
-                    continue
+            for version, brings, steps in self._missing(client):
                 log.info("history migration", version=version, brings=brings)
                 for step in steps:
                     client.command(step.format(sync=int(sync)))
@@ -251,14 +283,17 @@ def _translated() -> Iterator[None]:
     except OperationalError as error:
         raise HistoryUnavailable from error
     except DatabaseError as error:
-        # MEMORY_LIMIT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, TOO_MANY_PARTS, NOT_ENOUGH_SPACE: they pass
-        if re.search(r"Code: (241|202|252|243)\b", str(error)):
+        if _PASSING.search(str(error)):
+            raise HistoryUnavailable from error
+        raise
+    except ProgrammingError as error:
+        if "closed" in str(error):  # while the server shuts down
             raise HistoryUnavailable from error
         raise
 
 
-def _connector(url: str) -> tuple[Callable[[], Client], bool]:
-    """How to open one connection, and whether the engine is embedded. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
+def _connector(url: str, *, create: bool) -> Callable[[], Client]:
+    """How to open one connection, making what is not there yet. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -268,7 +303,7 @@ def _connector(url: str) -> tuple[Callable[[], Client], bool]:
     if parts.scheme == "chdb" and not parts.netloc and parts.path not in ("", "/"):
         path, database = unquote(parts.path), options.get("database", ["kilowatch"])[0]
         _check_database_name(database)
-        return lambda: _open_embedded(path, database), True
+        return lambda: _open_embedded(path, database, create=create)
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
         database = unquote(parts.path.strip("/")) or "kilowatch"
         _check_database_name(database)
@@ -280,7 +315,8 @@ def _connector(url: str) -> tuple[Callable[[], Client], bool]:
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=database,
-        ), False
+            create=create,
+        )
     raise Invalid(
         "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
         "(`clickhouses://` for TLS)."
@@ -292,12 +328,18 @@ def _check_database_name(name: str) -> None:
         raise Invalid(f"KILOWATCH_HISTORY_URL: {name!r} can't be a database's name; use letters, digits and `_`.")
 
 
-def _open_embedded(path: str, database: str) -> Client:
-    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+def _open_embedded(path: str, database: str, *, create: bool) -> Client:
+    if not create and not (Path(path) / "metadata").exists():
+        raise Invalid(f"There is no history at {path} yet; run `kilowatch migrate`.")
     try:
-        client = clickhouse_connect.get_client(interface="chdb", path=path)
-        client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
-        client.close()
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"KILOWATCH_HISTORY_URL: the directory {path} can't be made: {error.strerror}.") from error
+    try:
+        if create:
+            client = clickhouse_connect.get_client(interface="chdb", path=path)
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.close()
         return clickhouse_connect.get_client(interface="chdb", path=path, database=database)
     except ClickHouseError as error:
         if "already initialized with path" in str(error):
@@ -310,15 +352,16 @@ def _open_embedded(path: str, database: str) -> Client:
         raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
 
 
-def _open_server(*, database: str, **connection: Any) -> Client:
+def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
+    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
     with _translated():
-        client = clickhouse_connect.get_client(**connection, database="default", autogenerate_session_id=False)
-        client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
-        client.close()
+        if create:
+            client = clickhouse_connect.get_client(**connection, database="default")
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.close()
         return clickhouse_connect.get_client(
             **connection,
             database=database,
-            autogenerate_session_id=False,
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )

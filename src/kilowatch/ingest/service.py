@@ -56,7 +56,11 @@ class Intake:
         """
         with self._gate.reading(caller, scope="ingest") as work:
             user_id = work.who.user_id
-            earlier = None if once is None else recall(work.connection, once, user_id=user_id, answer_type=Report)
+            earlier = (
+                None
+                if once is None
+                else recall(work.connection, once, user_id=user_id, answer_type=Report, now=work.now)
+            )
         if earlier is not None:
             return earlier
         columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)

@@ -86,14 +86,20 @@ class Database:
             ) from error
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            if self.url.database:
-                Path(self.url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _prepare_folder(self.url)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._reader = self._writer = create_engine(
-                self.url, pool_size=pool_size, max_overflow=2, pool_pre_ping=True, pool_timeout=10
+            self._writer = create_engine(
+                self.url,
+                pool_size=pool_size,
+                max_overflow=2,
+                pool_pre_ping=True,
+                pool_timeout=10,
+                hide_parameters=True,
+                connect_args={"connect_timeout": 5},
             )
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
@@ -138,11 +144,23 @@ class Database:
         self._writer.dispose()
 
 
+def _prepare_folder(url: URL) -> None:
+    """Make the folder of a SQLite file. Raises `Invalid` if that can't be, or if there is no file."""
+    if not url.database or url.database == ":memory:":
+        raise Invalid("KILOWATCH_DATABASE_URL: name a file, as in `sqlite:///path`; nothing in memory would last.")
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"KILOWATCH_DATABASE_URL: the folder {folder} can't be made: {error.strerror}.") from error
+
+
 def _sqlite_engine(url: URL, *, begin: str, pool_size: int, busy_timeout_ms: int = SQLITE_BUSY_TIMEOUT_MS) -> Engine:
     engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0 if pool_size == 1 else 2,
+        hide_parameters=True,
         connect_args={"timeout": busy_timeout_ms / 1000, "check_same_thread": False},
     )
 
@@ -172,6 +190,8 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Unavailable("The catalogue's database went away; try again shortly.", retry_after_s=5) from error
+        if "file is not a database" in str(error.orig):
+            raise Unavailable("The catalogue's file is not a SQLite database.") from error
         raise
 
 

@@ -93,11 +93,13 @@ def remember(connection: Connection, once: Once, answer: object, *, user_id: int
         connection.execute(update(IdempotencyRow).where(mine).values(answer=msgspec.json.encode(answer)))
 
 
-def recall(connection: Connection, once: Once, *, user_id: int, answer_type: type[T]) -> T | None:
+def recall(connection: Connection, once: Once, *, user_id: int, answer_type: type[T], now: datetime) -> T | None:
     """The stored answer to this key, for work that may harmlessly run twice. Raises `Invalid` like `run_once`."""
     row = connection.execute(
         select(IdempotencyRow.fingerprint, IdempotencyRow.answer).where(
-            IdempotencyRow.user_id == user_id, IdempotencyRow.key == once.key
+            IdempotencyRow.user_id == user_id,
+            IdempotencyRow.key == once.key,
+            IdempotencyRow.created_at >= now - KEPT_FOR,
         )
     ).first()
     return None if row is None else _same(once, *row, answer_type)

@@ -1,9 +1,11 @@
 """Units of measure: which fit a quantity, and how to convert one to another (by pint)."""
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import pint
 
 MAX_UNIT_LENGTH = 30
@@ -48,22 +50,42 @@ def is_unit(unit: str) -> bool:
 
 
 def compatible(unit: str, other: str) -> bool:
-    """Whether both are known units of the same dimension."""
-    left, right = _parse(unit), _parse(other)
-    return left is not None and right is not None and bool(left.dimensionality == right.dimensionality)
+    """Whether both are known units, and a value in one can be told in the other."""
+    return _affine(unit, other) is not None
+
+
+def conversion(source: str, target: str) -> Conversion:
+    """How to get from one unit to a compatible other. Raises `ValueError` if they are not compatible."""
+    found = _affine(source, target)
+    if found is None:
+        raise ValueError(f"{source!r} can't be converted to {target!r}")
+    return found
 
 
 @lru_cache(maxsize=1024)
-def conversion(source: str, target: str) -> Conversion:
-    """How to get from one unit to a compatible other. Raises `ValueError` if they are not compatible."""
+def _affine(source: str, target: str) -> Conversion | None:
+    """`None` for units of other dimensions, and where the way from one to the other is no straight line (decibels)."""
+    left, right = _parse(source), _parse(target)
+    if left is None or right is None or left.dimensionality != right.dimensionality:
+        return None
+    quantity = _registry().Quantity
+    try:
+        # pint takes a radian for 1, so that 50 Hz would be 477 rpm
+        if _has_angle(left) != _has_angle(right):
+            return None
+        with np.errstate(all="ignore"):  # the logarithm of 0
+            zero, one, two = (float(quantity(x, left).to(right).magnitude) for x in (0.0, 1.0, 2.0))
+    except (pint.errors.PintError, ValueError, ArithmeticError):
+        return None
+    if not math.isfinite(two) or not math.isclose(two - one, one - zero, rel_tol=1e-9) or one == zero:
+        return None
     if source == target:
         return Conversion()
-    if not compatible(source, target):
-        raise ValueError(f"{source!r} can't be converted to {target!r}")
-    quantity = _registry().Quantity
-    zero = float(quantity(0.0, _parse(source)).to(_parse(target)).magnitude)
-    one = float(quantity(1.0, _parse(source)).to(_parse(target)).magnitude)
     if zero == 0:
         return Conversion(scale=one)
     # Rounded to 12 digits: pint's own sums of offsets leave noise such as 33.79999999999993.
     return Conversion(scale=float(f"{one - zero:.12g}"), offset=float(f"{zero:.12g}"))
+
+
+def _has_angle(unit: pint.Unit) -> bool:
+    return "radian" in _registry().get_base_units(unit)[1]._units

@@ -208,7 +208,7 @@ class RequestLog:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
             # What nobody foresaw: the log has it whole, the answer says nothing of it.
-            log.error("unforeseen error", exc_info=error, path=scope["path"])
+            log.error("unforeseen error", exc_info=error)
             if started:
                 raise
             detail = "Something went wrong on our side; the log has it under this request's id."
@@ -217,7 +217,7 @@ class RequestLog:
             log.info(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=scope["raw_path"].decode("ascii", "replace"),
                 status=status,
                 ms=round((time.perf_counter() - began) * 1000, 1),
             )
@@ -288,6 +288,14 @@ class Lane:
 
     def __init__(self, threads: int) -> None:
         self._limiter = anyio.CapacityLimiter(threads)
+
+    async def run_within(self, seconds: float, call: Callable[[], None]) -> None:
+        """Raises `Unavailable` if the call takes longer; it is then left to itself."""
+        try:
+            with anyio.fail_after(seconds):
+                await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        except TimeoutError as error:
+            raise errors.Unavailable("A store takes too long to answer.", retry_after_s=5) from error
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)

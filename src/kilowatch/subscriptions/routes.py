@@ -71,7 +71,7 @@ def list_subscriptions(
     "/subscriptions",
     tags=["Subscriptions"],
     summary="Subscribe to metrics",
-    **operation(Subscription, 400, 401, 403, 413, 422, status=201, example=_SUBSCRIPTION),
+    **operation(Subscription, 400, 401, 403, 409, 413, 422, status=201, example=_SUBSCRIPTION),
 )
 def create_subscription(
     subscriptions: SubscriptionService, who: Who, body: SubscriptionIn, once: MaybeOnce
@@ -95,7 +95,7 @@ def get_subscription(subscriptions: SubscriptionService, who: Who, subscription_
     "/subscriptions/{subscription_id}",
     tags=["Subscriptions"],
     summary="Change a subscription",
-    **operation(Subscription, 400, 401, 403, 404, 413, 422, example=_SUBSCRIPTION),
+    **operation(Subscription, 400, 401, 403, 404, 409, 413, 422, example=_SUBSCRIPTION),
 )
 def change_subscription(
     subscriptions: SubscriptionService, who: Who, subscription_id: RecordId, body: SubscriptionChange

@@ -34,7 +34,8 @@ class Subscriptions:
         with self._gate.reading(caller) as work:
             rows = store.page_subscriptions(work.connection, work.who.user_id, page)
             stored = page_of(rows, page, id_of=lambda row: row.id)
-            return Page(_subscriptions(work.connection, work.who, stored.items), stored.next)
+            in_reach = _in_reach(work.connection, work.who, stored.items)
+            return Page(_subscriptions(work.connection, work.who, in_reach), stored.next)
 
     def get_subscription(self, caller: Caller, subscription_id: int) -> Subscription:
         with self._gate.reading(caller) as work:
@@ -108,9 +109,18 @@ class Subscriptions:
 
 def _stored(work: Work, subscription_id: int) -> StoredSubscription:
     found = store.find_subscription(work.connection, work.who.user_id, subscription_id)
-    if found is None:
+    if found is None or not _in_reach(work.connection, work.who, [found]):
         raise NoSuchSubscription
     return found
+
+
+def _in_reach(connection: Connection, who: Principal, stored: Sequence[StoredSubscription]) -> list[StoredSubscription]:
+    """For an API key of one site, those subscriptions that name nothing outside of it; all of them for others."""
+    if who.only_site_id is None:
+        return list(stored)
+    ids = store.metric_ids_of(connection, [row.id for row in stored])
+    readable = facility.readable_metrics(connection, who, sorted({m for some in ids.values() for m in some}))
+    return [row for row in stored if readable.keys() >= set(ids[row.id])]
 
 
 def _subscription(work: Work, subscription_id: int) -> Subscription:
