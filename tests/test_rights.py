@@ -305,15 +305,15 @@ class TestAKeyForOneSite:
             ask(targets.key_of("technician", site_id=other), operation, targets.of(operation, 422)).status_code == 422
         )
 
-    def test_sees_no_values_of_another_in_a_subscription(self, targets: Targets, other: int) -> None:
+    def test_reaches_no_subscription_that_names_metrics_of_another(self, targets: Targets, other: int) -> None:
         target = targets.new()
         targets.world.send(target.metric_id, ("2026-01-05T00:30:00Z", 2.5))
         path = f"/subscriptions/{target.subscription_id}"
         key = targets.key_of("technician", site_id=other)
-        assert [metric["available"] for metric in key.get(path).json()["metrics"]] == [False]
-        assert [latest["value"] for latest in key.get(f"{path}/latest").json()["items"]] == [None]
-        history = key.get(f"{path}/history", params=WINDOW).json()
-        assert (history["series"], history["unavailable"]) == ([], [target.metric_id])
+        assert key.get(path).status_code == 404
+        assert key.get(f"{path}/latest").status_code == 404
+        assert key.get(f"{path}/history", params=WINDOW).status_code == 404
+        assert key.get("/subscriptions").json()["items"] == []
 
 
 # ── what one may not see does not exist ──────────────────────────────────────────────────────────────────────────────
