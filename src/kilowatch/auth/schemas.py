@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from kilowatch.auth.model import ALL_SCOPES, Role, Scope
+from kilowatch.kit.schemas import Body
 from kilowatch.kit.text import MAX_ID, Flag, Name, Time, Whole
 
 
@@ -23,12 +24,6 @@ Email = Annotated[
     ),
 ]
 Password = Annotated[str, StringConstraints(min_length=8, max_length=200)]
-
-
-class Body(BaseModel):
-    """A request body: unknown fields are refused, so that a misspelt one is never ignored."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class UserIn(Body):

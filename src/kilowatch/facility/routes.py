@@ -17,7 +17,7 @@ from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
     Cursor,
-    Lane,
+    HistoryLane,
     Limit,
     RecordId,
     SearchText,
@@ -33,12 +33,6 @@ def _catalogue(request: Request) -> Catalogue:
     return service
 
 
-def _history_lane(request: Request) -> Lane:
-    lane: Lane = request.app.state.history_lane
-    return lane
-
-
-HistoryLane = Annotated[Lane, Depends(_history_lane)]
 CatalogueService = Annotated[Catalogue, Depends(_catalogue)]
 IfMatch = Annotated[
     str | None,

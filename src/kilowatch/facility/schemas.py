@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -18,6 +17,7 @@ from kilowatch.facility.kinds import DeviceKind
 from kilowatch.facility.model import Source
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
 from kilowatch.kit import text, timespan, units
+from kilowatch.kit.schemas import Body
 from kilowatch.kit.text import Key, Line, Name, Notes, Number, Slug, Whole
 
 
@@ -40,12 +40,6 @@ Day = Annotated[text.Day, Field(ge=date(1900, 1, 1), le=date(2199, 12, 31))]
 MaxGap = Annotated[
     Whole, Field(ge=1, le=366 * 86_400, description="How long a value is believed, in seconds; null: until the next.")
 ]
-
-
-class Body(BaseModel):
-    """A request body: unknown fields are refused, so that a misspelt one is never ignored."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class _SiteFields(Body):

@@ -110,7 +110,7 @@ class Catalogue:
             require_admin(work.who)
 
             def create() -> Site:
-                slug = values["slug"] or self._new_slug(
+                slug = values["slug"] or _new_slug(
                     values["name"], "site", lambda slug: store.site_slugs_like(work.connection, slug)
                 )
                 _refuse_taken_site_slug(work.connection, slug)
@@ -196,7 +196,7 @@ class Catalogue:
             require_technician(role)
 
             def create() -> DeviceWithMetrics:
-                slug = values["slug"] or self._new_slug(
+                slug = values["slug"] or _new_slug(
                     values["name"], "device", lambda slug: store.device_slugs_like(work.connection, site_id, slug)
                 )
                 _refuse_taken(work.connection, site_id, slug=slug, serial_number=values["serial_number"])
@@ -346,7 +346,7 @@ class Catalogue:
                 store.forget_erasures(connection, before=long_ago)
 
     def _deleted(self, *, devices: int, metrics: list[int]) -> Deleted:
-        """What went. Readings are `None` where the history does not answer: they go with the next deletion or start."""
+        """What went. Readings are `None` if the history does not answer: a later deletion or start takes them."""
         try:
             readings: int | None = self._readings.count(metrics)
             self._erase(metrics)
@@ -354,10 +354,6 @@ class Catalogue:
             log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
             readings = None
         return Deleted(devices=devices, metrics=len(metrics), readings=readings)
-
-    def _new_slug(self, name: str, otherwise: str, taken: Callable[[str], set[str]]) -> str:
-        slug = slug_from(name) or otherwise
-        return free_slug(slug, taken(slug[:50]))
 
 
 # ── what other rooms ask of the catalogue, in their own transactions ─────────────────────────────────────────────────
@@ -453,6 +449,11 @@ def _changeable_device(connection: Connection, who: Principal, device_id: int, i
 
 def etag(device: Device) -> str:
     return f'"{device.version}"'
+
+
+def _new_slug(name: str, otherwise: str, taken: Callable[[str], set[str]]) -> str:
+    slug = slug_from(name) or otherwise
+    return free_slug(slug, taken(slug[:50]))
 
 
 def _refuse_taken_site_slug(connection: Connection, slug: str) -> None:

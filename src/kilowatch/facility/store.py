@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from kilowatch.auth.model import Principal, Role
 from kilowatch.auth.rights import visible, visible_with_role
@@ -19,7 +18,7 @@ from kilowatch.facility.model import (
     Site,
     SiteRow,
 )
-from kilowatch.kit.db import columns, contains, fetch_all
+from kilowatch.kit.db import columns, contains, fetch_all, insert_missing
 from kilowatch.kit.paging import PageRequest
 
 _SITE = columns(SiteRow, Site)
@@ -251,10 +250,9 @@ def placed_metrics_of(
 
 
 def add_erasures(connection: Connection, ids: Sequence[int], now: datetime) -> None:
-    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for chunk in batched(ids, _CHUNK):
         rows = [{"metric_id": metric_id, "requested_at": now} for metric_id in chunk]
-        connection.execute(upsert(ErasureRow).on_conflict_do_nothing(), rows)
+        connection.execute(insert_missing(connection, ErasureRow), rows)
 
 
 def erasures(connection: Connection, *, before: datetime | None = None) -> list[int]:

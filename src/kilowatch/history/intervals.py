@@ -22,6 +22,7 @@ class Buckets:
     held_ms: Milliseconds
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums may overflow; what is then not finite is no figure
 def aggregate_readings(
     timestamps: Milliseconds,
     values: Floats,
@@ -35,19 +36,6 @@ def aggregate_readings(
 
     `energy` takes values in kW and gives kWh; all others keep the values' unit.
     """
-    # Sums near the end of what 64 bits hold may overflow; what is then not finite is no figure.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _aggregate(timestamps, values, edges, aggregate, behaviour, max_gap_ms)
-
-
-def _aggregate(
-    timestamps: Milliseconds,
-    values: Floats,
-    edges: Milliseconds,
-    aggregate: Aggregate,
-    behaviour: Behaviour,
-    max_gap_ms: int | None,
-) -> Buckets:
     until = _speaks_until(timestamps, edges[-1], behaviour=behaviour, max_gap_ms=max_gap_ms)
     lengths, reading, bucket = _pieces(timestamps, until, edges)
     held_ms = np.bincount(bucket, lengths, len(edges) - 1)

@@ -20,7 +20,7 @@ from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.openapi import Operation, operation
 from kilowatch.kit.timespan import RESOLUTIONS, Window
 from kilowatch.kit.units import MAX_UNIT_LENGTH
-from kilowatch.kit.web import Lane, RecordId, answer
+from kilowatch.kit.web import HistoryLane, RecordId, answer
 
 router = APIRouter(prefix="/api/v1")
 
@@ -34,13 +34,7 @@ def _histories(request: Request) -> Histories:
     return service
 
 
-def _history_lane(request: Request) -> Lane:
-    lane: Lane = request.app.state.history_lane
-    return lane
-
-
 HistoryService = Annotated[Histories, Depends(_histories)]
-HistoryLane = Annotated[Lane, Depends(_history_lane)]
 
 
 def history_question(

@@ -25,6 +25,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
@@ -203,6 +204,12 @@ def contains(column: Any, words: str) -> Any:
     """`words` anywhere in `column`, in any case of letters, with no wildcard meaning."""
     escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return column.ilike(f"%{escaped}%", escape="\\")
+
+
+def insert_missing(connection: Connection, table: type[Base]) -> Any:
+    """An insert that leaves a row that is there already as it is; it waits for one that another transaction puts."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
 
 
 def columns(table: type[Base], struct: type) -> list[Any]:

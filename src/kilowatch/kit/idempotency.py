@@ -10,11 +10,10 @@ from typing import TypeVar
 
 import msgspec
 from sqlalchemy import Connection, ForeignKey, LargeBinary, String, UniqueConstraint, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kilowatch.errors import Invalid
-from kilowatch.kit.db import Base, Instant
+from kilowatch.kit.db import Base, Instant, insert_missing
 
 T = TypeVar("T")
 
@@ -78,12 +77,10 @@ def run_once(
 def _claim(connection: Connection, once: Once, user_id: int, now: datetime) -> bool:
     """Put the key's record there; false if there is one, waiting for another transaction that is putting it."""
     connection.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < now - KEPT_FOR))
-    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = upsert(IdempotencyRow).values(
+    claim = insert_missing(connection, IdempotencyRow).values(
         user_id=user_id, key=once.key, fingerprint=once.fingerprint, created_at=now
     )
-    claim = statement.on_conflict_do_nothing(index_elements=["user_id", "key"]).returning(IdempotencyRow.id)
-    return connection.execute(claim).scalar() is not None
+    return connection.execute(claim.returning(IdempotencyRow.id)).scalar() is not None
 
 
 def remember(connection: Connection, once: Once, answer: object, *, user_id: int, now: datetime) -> None:

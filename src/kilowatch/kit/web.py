@@ -12,7 +12,7 @@ from urllib.parse import quote
 import anyio
 import msgspec
 import structlog
-from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -299,6 +299,14 @@ class Lane:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
+
+
+def _history_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.history_lane
+    return lane
+
+
+HistoryLane = Annotated[Lane, Depends(_history_lane)]
 
 
 def set_default_threads(threads: int) -> None:

@@ -10,7 +10,6 @@ from kilowatch.history.model import LatestReadings
 from kilowatch.history.routes import (
     LATEST_EXAMPLE,
     Format,
-    HistoryLane,
     HistoryParameters,
     history_operation,
     media_type,
@@ -18,7 +17,7 @@ from kilowatch.history.routes import (
 )
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, Limit, RecordId, answer, created
+from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, HistoryLane, Limit, RecordId, answer, created
 from kilowatch.subscriptions.model import Subscription
 from kilowatch.subscriptions.schemas import SubscriptionChange, SubscriptionIn
 from kilowatch.subscriptions.service import Subscriptions

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from kilowatch.kit.schemas import Body
 from kilowatch.kit.text import MAX_ID, Name, Whole
 
 MAX_METRICS = 10_000
@@ -15,15 +16,13 @@ MetricIdList = Annotated[
 ]
 
 
-class SubscriptionIn(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"name": "My roofs", "metric_ids": [7, 12]}}
-    )
+class SubscriptionIn(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "My roofs", "metric_ids": [7, 12]}})
     name: Name
     metric_ids: MetricIdList
 
 
-class SubscriptionChange(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "All my roofs"}})
+class SubscriptionChange(Body):
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "All my roofs"}})
     name: Name = Field(default="")
     metric_ids: MetricIdList = Field(default_factory=list, validate_default=False)
