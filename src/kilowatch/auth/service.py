@@ -13,7 +13,7 @@ from kilowatch.auth.model import ApiKey, Credential, Grant, Me, NewApiKey, Princ
 from kilowatch.auth.rights import require_admin, require_scope
 from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Forbidden, NotFound, TooMany, Unauthenticated, conflict, invalid
-from kilowatch.kit.db import Database
+from kilowatch.kit.db import Database, take_turns
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 
@@ -161,6 +161,7 @@ class SignIns:
             f"address {address}": 10 * self._most_attempts,
         }
         with self._database.write() as connection:
+            take_turns(connection, "sign-in attempts")
             store.forget_attempts(connection, now - ATTEMPT_WINDOW)
             counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW)
             if any(counts.get(subject, 0) >= limit for subject, limit in most.items()):

@@ -22,7 +22,9 @@ from sqlalchemy import (
     MetaData,
     create_engine,
     event,
+    func,
     make_url,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -210,6 +212,15 @@ def insert_missing(connection: Connection, table: type[Base]) -> Any:
     """An insert that leaves a row that is there already as it is; it waits for one that another transaction puts."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
+
+
+def take_turns(connection: Connection, what: str) -> None:
+    """Until this transaction ends, nobody else who takes turns at the same goes on. (SQLite has one writer.)
+
+    For counting before adding: two transactions of PostgreSQL would each count without the other's row.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(what, 0))))
 
 
 def columns(table: type[Base], struct: type) -> list[Any]:
