@@ -73,29 +73,20 @@ class Histories:
     # ── by the catalogue's ids ──
 
     def latest_of_metric(self, caller: Caller, metric_id: int) -> LatestReading:
-        with self._gate.reading(caller) as work:
-            metric = facility.placed_metric(work.connection, work.who, metric_id)
-        return self.latest([metric])[0]
+        return self.latest([self._gate.seeing(caller, facility.placed_metric, metric_id).found])[0]
 
     def latest_of_device(self, caller: Caller, device_id: int) -> list[LatestReading]:
-        with self._gate.reading(caller) as work:
-            metrics = facility.placed_metrics_of_device(work.connection, work.who, device_id)
-        return self.latest(metrics)
+        return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_device, device_id).found)
 
     def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
-        with self._gate.reading(caller) as work:
-            metrics = facility.placed_metrics_of_site(work.connection, work.who, site_id)
-        return self.latest(metrics)
+        return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_site, site_id).found)
 
     def history_of_metric(self, caller: Caller, metric_id: int, query: Query) -> History:
-        with self._gate.reading(caller) as work:
-            metric = facility.placed_metric(work.connection, work.who, metric_id)
-        return self.history([metric], query)
+        return self.history([self._gate.seeing(caller, facility.placed_metric, metric_id).found], query)
 
     def history_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> History:
         """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
-        with self._gate.reading(caller) as work:
-            found = facility.addressed_metrics(work.connection, work.who, references)
+        found = self._gate.seeing(caller, facility.addressed_metrics, tuple(references)).found
         for reference in references:
             if reference not in found:
                 raise facility.NoSuchMetric(str(reference))
