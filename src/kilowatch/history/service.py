@@ -15,7 +15,6 @@ from kilowatch.history.model import (
     Aggregate,
     Floats,
     History,
-    Latest,
     LatestReading,
     Milliseconds,
     Series,
@@ -97,8 +96,11 @@ class Histories:
     def latest(self, metrics: Sequence[PlacedMetric]) -> list[LatestReading]:
         """The newest reading of each, in their order; a metric with none has nulls."""
         now_ms = to_ms(self._clock())
-        found = self._store.latest([metric.id for metric in metrics])
-        return [_latest_reading(metric, found.get(metric.id), now_ms) for metric in metrics]
+        newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32)).tolist()
+        return [
+            _latest_reading(metric, timestamp, received_at, value, now_ms=now_ms)
+            for metric, (_, timestamp, received_at, value) in zip(metrics, newest, strict=True)
+        ]
 
     def history(self, metrics: Sequence[PlacedMetric], query: Query) -> History:
         """The history of each metric, in their order.
@@ -213,17 +215,17 @@ def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:
     return rows[begin:end]
 
 
-def _latest_reading(metric: PlacedMetric, latest: Latest | None, now_ms: int) -> LatestReading:
+def _latest_reading(metric: PlacedMetric, timestamp: int, received_at: int, value: float, now_ms: int) -> LatestReading:
     names = (metric.id, metric.site, metric.device, metric.key)
-    if latest is None:
+    if timestamp < 0:
         return LatestReading(*names, None, metric.unit, None, None, None, stale=True)
-    age_s = max(0, now_ms - latest.timestamp) / 1000
+    age_s = max(0, now_ms - timestamp) / 1000
     return LatestReading(
         *names,
-        latest.value,
+        value,
         metric.unit,
-        from_ms(latest.timestamp),
-        from_ms(latest.received_at),
+        from_ms(timestamp),
+        from_ms(received_at),
         age_s,
         stale=age_s > (metric.max_gap_s or STALE_AFTER_S),
     )
