@@ -73,6 +73,10 @@ class Gate:
         self._clock = clock
         self._memory = Memory()
 
+    def knowing(self, caller: Caller, *, scope: Scope = "read") -> Seen[None]:
+        """Who it is, where nothing of the catalogue is asked."""
+        return self.seeing(caller, _nothing, None, scope=scope)
+
     def seeing(
         self, caller: Caller, question: Callable[[Connection, Principal, H], T], about: H, *, scope: Scope = "read"
     ) -> Seen[T]:
@@ -117,6 +121,9 @@ class Gate:
         if who is None:
             raise Unauthenticated(problem)
         return who
+
+
+def _nothing(_connection: Connection, _who: Principal, _about: None) -> None: ...
 
 
 class SignIns:

@@ -57,6 +57,7 @@ class Appender:
     def submit(self, batch: Batch) -> Future[int]:
         """See `HistoryStore.submit`."""
         done: Future[int] = Future()
+        done.set_running_or_notify_cancel()  # from now on nobody can cancel it: it will be stored
         with self._changed:
             if self._closed or (self._waiting and self._waiting_rows + len(batch) > MOST_WAITING):
                 raise Overloaded
