@@ -20,6 +20,9 @@ MOST_WAITING = 4_000_000
 
 MOST_AT_ONCE = 1_000_000
 
+_LINGER_S = 0.005
+"""How long an insert waits for as many writers as the last one had: they were answered together, and come together."""
+
 _TIME_BITS = 42
 """Bits of a time in ms since 1970 until the year 2109, which leaves 21 for a metric's number."""
 
@@ -48,6 +51,7 @@ class Appender:
         self._idle_s = idle_s
         self._waiting: list[tuple[Batch, Future[int]]] = []
         self._waiting_rows = 0
+        self._writers = 0
         self._last_received_at = last_received_at
         self._closed = False
         self._changed = threading.Condition()
@@ -98,6 +102,8 @@ class Appender:
             self._changed.wait_for(lambda: self._waiting or self._closed, self._idle_s)
             if self._closed and not self._waiting:
                 return None
+            if self._writers > 1:
+                self._changed.wait_for(lambda: len(self._waiting) >= self._writers or self._closed, _LINGER_S)
             size = count = 0
             for batch, _ in self._waiting:
                 if count and size + len(batch) > MOST_AT_ONCE:
@@ -105,6 +111,7 @@ class Appender:
                 size, count = size + len(batch), count + 1
             group, self._waiting = self._waiting[:count], self._waiting[count:]
             self._waiting_rows -= size
+            self._writers = count
             return group
 
 

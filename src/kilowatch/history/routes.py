@@ -29,7 +29,7 @@ _SHORT = {"json": "application/json", "csv": "text/csv"}
 _TIME = {"format": "date-time"}
 
 
-def _histories(request: Request) -> Histories:
+async def _histories(request: Request) -> Histories:
     service: Histories = request.app.state.histories
     return service
 
@@ -37,7 +37,7 @@ def _histories(request: Request) -> Histories:
 HistoryService = Annotated[Histories, Depends(_histories)]
 
 
-def history_question(
+async def history_question(
     start: Annotated[
         str,
         Query(
@@ -193,7 +193,7 @@ def history_operation() -> Operation:
 )
 async def latest_of_metric(histories: HistoryService, lane: HistoryLane, who: Who, metric_id: RecordId) -> Response:
     """With its time and unit. Late data never moves it back; a metric with no reading yet has nulls."""
-    return answer(await lane.run(histories.latest_of_metric, who, metric_id))
+    return answer(await lane.run_quickly(histories.latest_of_metric, who, metric_id))
 
 
 @router.get(
@@ -204,7 +204,7 @@ async def latest_of_metric(histories: HistoryService, lane: HistoryLane, who: Wh
 )
 async def latest_of_device(histories: HistoryService, lane: HistoryLane, who: Who, device_id: RecordId) -> Response:
     """All of them, on one page."""
-    return answer(LatestReadings(await lane.run(histories.latest_of_device, who, device_id)))
+    return answer(LatestReadings(await lane.run_quickly(histories.latest_of_device, who, device_id)))
 
 
 @router.get(
@@ -215,7 +215,7 @@ async def latest_of_device(histories: HistoryService, lane: HistoryLane, who: Wh
 )
 async def latest_of_site(histories: HistoryService, lane: HistoryLane, who: Who, site_id: RecordId) -> Response:
     """All of them, on one page, by device and metric."""
-    return answer(LatestReadings(await lane.run(histories.latest_of_site, who, site_id)))
+    return answer(LatestReadings(await lane.run_quickly(histories.latest_of_site, who, site_id)))
 
 
 @router.get("/metrics/{metric_id}/history", tags=["History"], summary="Get a metric's history", **history_operation())

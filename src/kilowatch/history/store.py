@@ -29,6 +29,7 @@ from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.model import Batch, MetricIds, Rows
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
+from kilowatch.kit.memory import leave
 from kilowatch.kit.timespan import Window
 
 log = structlog.get_logger("kilowatch.history")
@@ -320,6 +321,7 @@ class HistoryStore:
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
+        leave()
         try:
             client = self._idle.get(timeout=_CONNECTION_WAIT_S)
         except queue.Empty as error:

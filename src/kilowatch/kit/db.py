@@ -34,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable
+from kilowatch.kit.memory import leave
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 MIGRATION_TIMEOUT_MS = 120_000
@@ -109,6 +110,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view; nothing is written."""
+        leave()
         with _translated(), self._reader.connect() as connection:
             yield connection
 
@@ -120,6 +122,7 @@ class Database:
             Conflict: a constraint of the database is broken, which only a race with another request can do.
             Unavailable: the database does not answer.
         """
+        leave()
         with _translated(), self._turn, self._writer.begin() as connection:
             yield connection
 

@@ -1,11 +1,41 @@
-"""What was looked up in the catalogue, kept for as long as nothing has been committed to it since."""
+"""What was looked up in the catalogue, kept for as long as nothing has been committed to it since.
+
+And the way to answer from memory alone: a call inside of `alone()` that turns out to need a store is broken off by
+`NotKept` before it reaches one, and is then made again where it may wait.
+"""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from kilowatch.kit.paging import Page
 
 _MOST_ITEMS = 200_000
 """Items of all kept answers together (a metric with its names has some 400 bytes)."""
+
+
+_here = threading.local()
+
+
+class NotKept(BaseException):
+    """A store has to be asked. No `Exception`, so that nothing takes it for an error of the store's."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, whoever would ask a store raises `NotKept` instead."""
+    _here.alone = True
+    try:
+        yield
+    finally:
+        _here.alone = False
+
+
+def leave() -> None:
+    """Said by each store before it does anything that may take a while. Raises `NotKept` within `alone()`."""
+    if getattr(_here, "alone", False):
+        raise NotKept
 
 
 class Memory:
@@ -40,4 +70,6 @@ class Memory:
 def _items(answer: Any) -> int:
     if isinstance(answer, tuple):
         return sum(map(_items, answer))
+    if isinstance(answer, Page):
+        answer = answer.items
     return 1 + len(answer) if isinstance(answer, list | dict) else 1

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilowatch import errors
 from kilowatch.kit.idempotency import Once
+from kilowatch.kit.memory import NotKept, alone
 from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
 from kilowatch.kit.text import MAX_ID, Search
 
@@ -297,16 +298,36 @@ class Lane:
         except TimeoutError as error:
             raise errors.Unavailable("A store takes too long to answer.", retry_after_s=5) from error
 
+    async def run_quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """At once if all that the call needs is in memory, which costs less than handing it to a thread.
+
+        It may be broken off and made again, so it does nothing that lasts before it asks a store.
+        """
+        try:
+            with alone():
+                return call(*args, **kwargs)
+        except NotKept:
+            return await self.run(call, *args, **kwargs)
+
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
 
 
-def _history_lane(request: Request) -> Lane:
+# Dependencies are `async`: the framework hands others to a thread each.
+async def _history_lane(request: Request) -> Lane:
     lane: Lane = request.app.state.history_lane
     return lane
 
 
 HistoryLane = Annotated[Lane, Depends(_history_lane)]
+
+
+async def _catalogue_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.catalogue_lane
+    return lane
+
+
+CatalogueLane = Annotated[Lane, Depends(_catalogue_lane)]
 
 
 def set_default_threads(threads: int) -> None:

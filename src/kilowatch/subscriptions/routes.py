@@ -25,7 +25,7 @@ from kilowatch.subscriptions.service import Subscriptions
 router = APIRouter(prefix="/api/v1")
 
 
-def _subscriptions(request: Request) -> Subscriptions:
+async def _subscriptions(request: Request) -> Subscriptions:
     service: Subscriptions = request.app.state.subscriptions
     return service
 
@@ -129,7 +129,7 @@ async def latest_of_subscription(
     subscriptions: SubscriptionService, lane: HistoryLane, who: Who, subscription_id: RecordId
 ) -> Response:
     """All of them, on one page, in the subscription's order."""
-    return answer(LatestReadings(await lane.run(subscriptions.latest, who, subscription_id)))
+    return answer(LatestReadings(await lane.run_quickly(subscriptions.latest, who, subscription_id)))
 
 
 @router.get(
