@@ -69,8 +69,8 @@ def history_question(
     aggregate: Annotated[
         Aggregate | None,
         Query(
-            description="Default: `mean` for gauges, `delta` for counters. Of a signed power, `energy` is `energy_positive` less "
-            "`energy_negative`, both 0 or more: a grid meter's import and export."
+            description="Default: `mean` for gauges, `delta` for counters. Of a signed power, `energy` is "
+            "`energy_positive` less `energy_negative`, both 0 or more: a grid meter's import and export."
         ),
     ] = None,
     timezone: Annotated[
