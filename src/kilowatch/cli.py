@@ -425,7 +425,9 @@ def export(
     metric: Annotated[list[str] | None, typer.Option(help="site/device/key or an id; may be given again.")] = None,
     subscription: Annotated[int | None, typer.Option(help="A subscription's id; its owner's rights apply.")] = None,
     resolution: Annotated[str, typer.Option(help="raw, 1h, 1d, …")] = "raw",
-    aggregate: Annotated[str | None, typer.Option(help="mean, energy, delta, …")] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="mean, energy, energy_positive, energy_negative, delta, …")
+    ] = None,
     timezone: Annotated[str | None, typer.Option(help="IANA name.")] = None,
     unit: Annotated[str | None, typer.Option(help="Unit to convert to.")] = None,
     output: Annotated[Path | None, typer.Option(help="File to write; standard output if left out.")] = None,

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,8 @@ from tests.conftest import Clock, _history_engines, _unique, drop_history
 
 Readings = Sequence[tuple[int, float]]
 """Times in ms since 1970 with their values, in the order of their arrival."""
+
+LONG_AFTER = datetime(2190, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -65,7 +67,11 @@ class Recorder:
         """All of it as one batch."""
         return self.store.append(batch_of(*((metric.id, readings) for metric, readings in batches)))
 
-    def ask(self, *metrics: PlacedMetric, start: str | int, end: str | int, **query: Any) -> History:
+    def ask(
+        self, *metrics: PlacedMetric, start: str | int, end: str | int, now: str | int | None = None, **query: Any
+    ) -> History:
+        """The history as it is known at `now`, by default long after every reading."""
+        self.clock.now = LONG_AFTER if now is None else from_ms(ms(now))
         window = Window(*(from_ms(ms(instant)) for instant in (start, end)))
         return self.histories.history(metrics, Query(window, **({"resolution": "1h"} | query)))
 
@@ -107,7 +113,7 @@ def shared_history_url(request: pytest.FixtureRequest, history_directory: Path) 
 
 @pytest.fixture(scope="module")
 def recorder(shared_history_url: str) -> Iterator[Recorder]:
-    clock = Clock()
+    clock = Clock(LONG_AFTER)
     store = HistoryStore(shared_history_url, connections=2, sync=False, clock=clock)
     yield Recorder(store, clock)
     store.close()

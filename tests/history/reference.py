@@ -4,12 +4,19 @@ Here a window is read as a sentence is: what does each reading say, about which 
 of a bucket? Times are ms since 1970, values exact fractions, `None` is a gap.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
 MS_PER_HOUR = 3_600_000
+
+# What power over time counts: with its sign, or only where it has the one asked for, and then as an amount.
+DIRECTIONS: dict[str, Callable[[Fraction], int]] = {
+    "energy": lambda amount: 1 if amount > 0 else -1,
+    "energy_positive": lambda amount: 1 if amount > 0 else 0,
+    "energy_negative": lambda amount: 1 if amount < 0 else 0,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def surviving(readings: Iterable[tuple[int, float]]) -> list[tuple[int, Fraction
 
 
 def held_values(
-    readings: Sequence[tuple[int, Fraction]], *, behaviour: str, max_gap_s: int | None, window_end: int
+    readings: Sequence[tuple[int, Fraction]], *, behaviour: str, max_gap_s: int | None, window_end: int, now: int
 ) -> list[Held]:
     held = []
     for number, (instant, value) in enumerate(readings):
@@ -53,7 +60,8 @@ def held_values(
             end = instant if following is None else following
         if max_gap_s is not None:
             end = min(end, instant + max_gap_s * 1000)
-        held.append(Held(instant, end, value))
+        # nobody knows the time to come
+        held.append(Held(instant, min(end, now), value))
     return held
 
 
@@ -82,15 +90,16 @@ def history(
     behaviour: str,
     max_gap_s: int | None,
     edges: Sequence[int],
+    now: int,
     scale: Fraction = Fraction(1),
     offset: Fraction = Fraction(0),
 ) -> list[Bucket]:
     """Each bucket of a metric whose readings arrived in this order.
 
-    `scale` and `offset` lead from the metric's unit to the asked one (for `energy`: to kW).
+    `scale` and `offset` lead from the metric's unit to the asked one (for the energies: to kW).
     """
     kept = [(instant, value * scale + offset) for instant, value in surviving(readings)]
-    held = held_values(kept, behaviour=behaviour, max_gap_s=max_gap_s, window_end=edges[-1])
+    held = held_values(kept, behaviour=behaviour, max_gap_s=max_gap_s, window_end=edges[-1], now=now)
     return [_bucket(kept, held, aggregate, begin, end) for begin, end in pairwise(edges)]
 
 
@@ -105,8 +114,9 @@ def _bucket(
     if aggregate == "mean":
         value = sum(amounts, Fraction(0)) / covered if covered else None
         amounts = [amount / covered for amount in amounts]
-    elif aggregate == "energy":
-        amounts = [amount / MS_PER_HOUR for amount in amounts]
+    elif aggregate in DIRECTIONS:
+        wanted = DIRECTIONS[aggregate]
+        amounts = [abs(amount) / MS_PER_HOUR * wanted(amount) for amount in amounts]
         value = sum(amounts, Fraction(0)) if covered else None
     elif aggregate == "delta":
         amounts = [rise for instant, rise in rises(readings) if begin <= instant < end]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.facility.quantities import Behaviour
 from kilowatch.history import intervals
-from kilowatch.history.model import AGGREGATES, Aggregate
+from kilowatch.history.model import AGGREGATES, ENERGIES, Aggregate
 from kilowatch.kit import timespan
-from kilowatch.kit.timespan import Window, from_ms
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 from tests.history import reference
-from tests.history.conftest import Recorder, column, ms
+from tests.history.conftest import LONG_AFTER, Recorder, column, ms
 
 # Always the same examples: a failure is the code's, never the day's.
 steady = settings(
@@ -87,6 +87,7 @@ class Scenario:
     unit: str | None
     metrics: list[Measured]
     batches: int
+    now: int
 
     @property
     def edges(self) -> list[int]:
@@ -132,14 +133,15 @@ def measured(draw: st.DrawFn, edges: list[int], behaviour: Behaviour, quantity: 
 @st.composite
 def scenarios(draw: st.DrawFn, aggregate: str) -> Scenario:
     timezone, resolution, start, end = draw(st.sampled_from(WINDOWS))
-    scenario = Scenario(timezone, resolution, ms(start), ms(end), None, [], draw(st.integers(1, 3)))
+    now = draw(st.just(to_ms(LONG_AFTER)) | st.integers(ms(start) - 1000, ms(end) + 1000))
+    scenario = Scenario(timezone, resolution, ms(start), ms(end), None, [], draw(st.integers(1, 3)), now)
     edges = scenario.edges
     kinds: list[tuple[Behaviour, str]] = [("gauge", "power"), ("gauge", "temperature"), ("counter", "energy")]
-    if aggregate in ("energy", "delta"):
-        kinds = [kinds[0] if aggregate == "energy" else kinds[2]]
+    if aggregate in (*ENERGIES, "delta"):
+        kinds = [kinds[0] if aggregate in ENERGIES else kinds[2]]
     if aggregate != "count" and draw(st.booleans()):  # one unit for all means metrics of one family
         kinds = [draw(st.sampled_from(kinds))]
-        family = "energy" if aggregate == "energy" else kinds[0][1]
+        family = "energy" if aggregate in ENERGIES else kinds[0][1]
         scenario.unit = draw(st.sampled_from(sorted(FAMILIES[family])))
     for _ in range(draw(st.integers(1, 5))):
         scenario.metrics.append(draw(measured(edges, *draw(st.sampled_from(kinds)))))
@@ -166,7 +168,7 @@ def expected(scenario: Scenario, m: Measured, aggregate: str) -> tuple[list[refe
     factor = Fraction(1)
     if aggregate == "count":
         scale, offset = Fraction(1), Fraction(0)
-    elif aggregate == "energy":
+    elif aggregate in ENERGIES:
         scale, offset = conversion("power", m.unit, "kW")
         factor, _ = conversion("energy", "kWh", scenario.unit or "kWh")
     else:
@@ -177,6 +179,7 @@ def expected(scenario: Scenario, m: Measured, aggregate: str) -> tuple[list[refe
         behaviour=m.behaviour,
         max_gap_s=m.max_gap_s,
         edges=scenario.edges,
+        now=scenario.now,
         scale=scale * factor,
         offset=offset,
     )
@@ -206,6 +209,7 @@ def test_the_history_is_the_reference_s(recorder: Recorder, aggregate: Aggregate
         *metrics,
         start=scenario.start,
         end=scenario.end,
+        now=scenario.now,
         resolution=scenario.resolution,
         timezone=scenario.timezone,
         aggregate=aggregate,
@@ -226,7 +230,7 @@ def test_the_arithmetic_is_the_reference_s(aggregate: Aggregate, data: st.DataOb
     scenario.unit = None
     edges = np.array(scenario.edges, np.int64)
     for m in scenario.metrics:
-        m.unit = "kW" if aggregate == "energy" else m.unit
+        m.unit = "kW" if aggregate in ENERGIES else m.unit
         kept = sorted(dict(m.readings).items())
         before = [reading for reading in kept if reading[0] < scenario.start][-1:]
         inside = [reading for reading in kept if scenario.start <= reading[0] < scenario.end]
@@ -239,6 +243,7 @@ def test_the_arithmetic_is_the_reference_s(aggregate: Aggregate, data: st.DataOb
             aggregate=aggregate,
             behaviour=m.behaviour,
             max_gap_ms=None if m.max_gap_s is None else m.max_gap_s * 1000,
+            now_ms=scenario.now,
         )
         check(scenario, m, aggregate, buckets.values, buckets.held_ms / np.diff(edges))
 
@@ -299,6 +304,26 @@ class TestMean:
         assert recorder.values(door, **window) == [1.0, 1.0]
         assert recorder.coverage(door, **window) == [1.0, 1.0]
 
+    @pytest.mark.parametrize("max_gap_s", [None, 7200])
+    def test_no_value_holds_beyond_now(self, recorder: Recorder, max_gap_s: int | None) -> None:
+        """Asked at 11:15: what is to come is a gap, and is filled as time goes by."""
+        door = recorder.metric(max_gap_s=max_gap_s)
+        recorder.append((door, [(ms("2026-01-05T10:00"), 1.0)]))
+        window = {"start": "2026-01-05T10:00", "end": "2026-01-05T13:00"}
+        at_noon = recorder.ask(door, **window, now="2026-01-05T11:15").series[0]
+        assert at_noon.coverage is not None
+        assert (column(at_noon.values), at_noon.coverage.tolist()) == ([1.0, 1.0, None], [1.0, 0.25, 0.0])
+        assert recorder.coverage(door, **window, now="2026-01-05T11:30") == [1.0, 0.5, 0.0]
+
+    def test_a_reading_ahead_of_now_is_one_but_holds_for_no_time(self, recorder: Recorder) -> None:
+        """A gateway's clock is ahead: its reading of 10:40 is here at 10:30, and is believed from 10:40 on."""
+        power = recorder.metric()
+        recorder.append((power, [(ms("2026-01-05T10:20"), 2.0), (ms("2026-01-05T10:40"), 6.0)]))
+        window = {"start": "2026-01-05T10:00", "end": "2026-01-05T11:00", "now": "2026-01-05T10:30"}
+        assert recorder.values(power, **window) == [2.0]
+        assert recorder.coverage(power, **window) == [pytest.approx(10 / 60)]
+        assert recorder.values(power, **window, aggregate="max") == [6.0]
+
     def test_a_gap_is_no_zero(self, recorder: Recorder) -> None:
         power = recorder.metric()
         assert recorder.values(power, start="2026-01-05T10:00", end="2026-01-05T12:00") == [None, None]
@@ -326,6 +351,26 @@ class TestEnergy:
         grid = recorder.metric(max_gap_s=1800)
         recorder.append((grid, [(ms("2026-01-05T10:00"), 4.0), (ms("2026-01-05T10:30"), -6.0)]))
         assert recorder.values(grid, start="2026-01-05T10:00", end="2026-01-05T11:00", aggregate="energy") == [-1.0]
+
+    def test_import_and_export_are_split_reading_by_reading(self, recorder: Recorder) -> None:
+        """A quarter each of 4 kW in, 6 kW out, nothing, 2 kW in: 1.5 kWh in, 1.5 kWh out, though the mean is 0."""
+        grid = recorder.metric(max_gap_s=900)
+        recorder.append(
+            (grid, [(ms(f"2026-01-05T10:{m}"), kw) for m, kw in (("00", 4), ("15", -6), ("30", 0), ("45", 2))])
+        )
+        window = {"start": "2026-01-05T10:00", "end": "2026-01-05T12:00"}
+        assert recorder.values(grid, **window, aggregate="energy") == [0.0, None]
+        assert recorder.values(grid, **window, aggregate="energy_positive") == [1.5, None]
+        assert recorder.values(grid, **window, aggregate="energy_negative") == [1.5, None]
+        assert recorder.values(grid, **window, aggregate="energy_negative", unit="MJ") == [pytest.approx(5.4), None]
+
+    def test_a_direction_that_power_never_took_is_zero_where_it_was_measured(self, recorder: Recorder) -> None:
+        """Zero is known there, with coverage; a gap is null in either direction."""
+        grid = recorder.metric(max_gap_s=1800)
+        recorder.append((grid, [(ms("2026-01-05T10:00"), 4.0)]))
+        window = {"start": "2026-01-05T10:00", "end": "2026-01-05T12:00", "aggregate": "energy_negative"}
+        assert recorder.values(grid, **window) == [0.0, None]
+        assert recorder.coverage(grid, **window) == [0.5, 0.0]
 
     def test_a_gap_has_none(self, recorder: Recorder) -> None:
         """A quarter of an hour at 4 kW is 1 kWh. The rest of the hour is not guessed."""

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,8 @@ CHANGES = (
     ("Africa/Casablanca", "2026-03-20", 5),
     ("America/Sao_Paulo", "2018-11-02", 5),  # at midnight: a day without its first hour
     ("America/Sao_Paulo", "2018-02-16", 5),  # at midnight: 23:00 again
+    ("Pacific/Chatham", "2026-04-03", 4),  # at 03:45, back to 02:45
+    ("Pacific/Chatham", "2026-09-25", 4),
     ("Africa/Cairo", "2026-04-23", 4),
     ("Africa/Cairo", "2026-10-28", 4),
     ("Asia/Pyongyang", "2018-05-03", 4),  # 23:30 to 00:00
@@ -48,6 +51,22 @@ CHANGES = (
     ("Europe/Dublin", "1971-10-30", 3),  # winter time is the exception
     ("Etc/GMT+12", "2026-01-30", 4),
     ("UTC", "2026-02-27", 4),
+)
+EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+# Years, with some days before and after, of the zones that the rules are promised for: how often clocks are changed.
+YEARS = (
+    *(("Europe/Berlin", year, 2) for year in (1980, 1996, 2025, 2026)),
+    ("Europe/Berlin", 1979, 0),
+    *(("America/New_York", year, 2) for year in (1974, 1975, 2006, 2007, 2026)),  # four different rules
+    *(("Asia/Kolkata", year, 0) for year in (1970, 2026)),
+    ("Australia/Lord_Howe", 1981, 2),  # from +10:00 to +10:30, then a whole hour
+    ("Australia/Lord_Howe", 1985, 2),  # a whole hour's summer ends, half an hour's begins
+    *(("Australia/Lord_Howe", year, 2) for year in (2000, 2025, 2026)),
+    ("America/St_Johns", 1988, 2),  # two hours
+    *(("America/St_Johns", year, 2) for year in (1986, 1987, 2010, 2011, 2012, 2026)),  # at 00:01 from 1987 to 2011
+    *(("Pacific/Apia", year, changes) for year, changes in ((2009, 0), (2010, 1), (2011, 3), (2012, 3), (2021, 1))),
+    *(("Africa/Casablanca", year, changes) for year, changes in ((1978, 2), (2012, 4), (2018, 3), (2026, 2))),
 )
 CLOCK = tuple(resolution for resolution in RESOLUTIONS if not resolution.calendar)
 CALENDAR = tuple(resolution for resolution in RESOLUTIONS if resolution.calendar)
@@ -71,17 +90,33 @@ def walk(window: Window, step_s: int) -> Iterator[int]:
     return iter(range(window.start_ms + step_s * 1000, window.end_ms, step_s * 1000))
 
 
+@lru_cache(maxsize=64)
+def walls(window: Window, zone: ZoneInfo, step_s: int) -> list[tuple[int, int, int]]:
+    """Every step of the window, what the wall then shows (s since 1970), and how far the zone is ahead of UTC (ms)."""
+    return [
+        (instant, wall_seconds(instant, zone), timespan.offset_ms(from_ms(instant), zone))
+        for instant in (window.start_ms, *walk(window, step_s))
+    ]
+
+
 def clock_edges_by_walking(window: Window, zone: ZoneInfo, length_s: int, step_s: int) -> list[int]:
-    """Look at the clock on the wall at every step: an edge is where it shows a multiple of the length, and where it
-    jumps by something that is none, so that the rest of the bucket would have another length."""
-    edges, before = [window.start_ms], wall_seconds(window.start_ms, zone)
-    for instant in walk(window, step_s):
-        now = wall_seconds(instant, zone)
-        jump = now - before - step_s
-        if now % length_s == 0 or jump % length_s:
-            edges.append(instant)
-        before = now
-    return [*edges, window.end_ms]
+    """Look at the clock on the wall at every step, and at the zone's offset: a bucket is the time for which the wall
+    shows the same second, minute or hour (or group of them) of the same day by the same offset."""
+    shown = [(instant, seconds // length_s, offset) for instant, seconds, offset in walls(window, zone, step_s)]
+    edges = [now[0] for before, now in pairwise(shown) if before[1:] != now[1:]]
+    return [window.start_ms, *edges, window.end_ms]
+
+
+def changes_by_walking(window: Window, zone: ZoneInfo) -> list[int]:
+    """The minutes at which the zone's offset differs from a minute before, in quarters whose ends differ."""
+    quarters = walls(window, zone, 900)
+    return [
+        minute
+        for (begin, _, before), (end, _, after) in pairwise(quarters)
+        if before != after
+        for minute in range(begin + 60_000, end + 1, 60_000)
+        if timespan.offset_ms(from_ms(minute), zone) != timespan.offset_ms(from_ms(minute - 60_000), zone)
+    ]
 
 
 def period(day: date, name: str) -> tuple[int, ...]:
@@ -97,8 +132,8 @@ def period(day: date, name: str) -> tuple[int, ...]:
 def calendar_edges_by_walking(window: Window, zone: ZoneInfo, name: str, step_s: int) -> list[int]:
     """An edge is where the calendar on the wall shows a later period than ever before."""
     edges, latest = [window.start_ms], period(wall(window.start_ms, zone).date(), name)
-    for instant in walk(window, step_s):
-        now = period(wall(instant, zone).date(), name)
+    for instant, seconds, _ in walls(window, zone, step_s)[1:]:
+        now = period(date.fromordinal(EPOCH_DAY + seconds // 86_400), name)
         if now > latest:
             edges.append(instant)
             latest = now
@@ -135,6 +170,25 @@ class TestBuckets:
         days = {first + timedelta(days=n) for n in range((last - first).days + 1)} - never_was
         edges = resolution.buckets(window, zone)
         assert len(edges) - 1 == len({period(day, resolution.name) for day in days})
+
+    @pytest.mark.parametrize(("name", "year", "changes"), YEARS)
+    def test_of_whole_years_are_those_seen_on_the_wall(self, name: str, year: int, changes: int) -> None:
+        """Days, weeks, months and years, by looking at the wall's date every quarter of an hour of the year; then every
+        shorter bucket, by looking at its clock every minute around each change, and every second close to it."""
+        zone = ZoneInfo(name)
+        begin, end = datetime(year - 1, 12, 20, tzinfo=zone), datetime(year + 1, 1, 12, tzinfo=zone)
+        whole = Window(max(begin.astimezone(UTC), EARLIEST), end.astimezone(UTC))
+        for resolution in CALENDAR:
+            assert resolution.buckets(whole, zone) == calendar_edges_by_walking(whole, zone, resolution.name, 900)
+        seen = changes_by_walking(whole, zone)
+        assert len(seen) == changes
+        for change in seen:
+            for reach, step_s in ((timedelta(hours=26), 60), (timedelta(minutes=3), 1)):
+                window = Window(from_ms(change) - reach, from_ms(change) + reach)
+                for resolution in CLOCK:
+                    if resolution.nominal_s >= step_s:
+                        edges = clock_edges_by_walking(window, zone, resolution.nominal_s, step_s)
+                        assert resolution.buckets(window, zone) == edges, resolution.name
 
     @given(data=st.data())
     @settings(derandomize=True, database=None, deadline=None, max_examples=300)
@@ -199,6 +253,19 @@ class TestBuckets:
             "2026-10-25T03:00:00+01:00",
         ]
         assert len(edges) - 1 == 25
+
+    def test_a_change_in_the_middle_of_an_hour_parts_it(self) -> None:
+        """One minute past midnight it is 23:01 again: 00:00 to 00:01, then the rest of 23:00, then all of 00:00."""
+        zone = ZoneInfo("America/St_Johns")
+        edges = resolution_named("1h").buckets(days_from(zone, "2010-11-07", 1), zone)
+        labels = [from_ms(edge).astimezone(zone).isoformat() for edge in edges[:4]]
+        assert labels == [
+            "2010-11-07T00:00:00-02:30",
+            "2010-11-06T23:01:00-03:30",
+            "2010-11-07T00:00:00-03:30",
+            "2010-11-07T01:00:00-03:30",
+        ]
+        assert [(end - begin) // 60_000 for begin, end in pairwise(edges[:4])] == [1, 59, 60]
 
     def test_half_an_hour_set_back_is_a_bucket_of_its_own(self) -> None:
         zone = ZoneInfo("Australia/Lord_Howe")

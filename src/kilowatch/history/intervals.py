@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kilowatch.facility.quantities import Behaviour
-from kilowatch.history.model import Aggregate, Floats, Milliseconds
+from kilowatch.history.model import ENERGIES, Aggregate, Floats, Milliseconds
 
 MS_PER_HOUR = 3_600_000
 
@@ -31,21 +31,33 @@ def aggregate_readings(
     aggregate: Aggregate,
     behaviour: Behaviour,
     max_gap_ms: int | None,
+    now_ms: int,
 ) -> Buckets:
     """The aggregate of each bucket `[edges[i], edges[i + 1])`.
 
-    `energy` takes values in kW and gives kWh; all others keep the values' unit.
+    The energies take values in kW and give kWh; all others keep the values' unit. Nothing speaks of the time after
+    `now_ms`, which nobody has seen yet.
     """
     until = _speaks_until(timestamps, edges[-1], behaviour=behaviour, max_gap_ms=max_gap_ms)
-    lengths, reading, bucket = _pieces(timestamps, until, edges)
+    lengths, reading, bucket = _pieces(timestamps, np.minimum(until, now_ms), edges)
     held_ms = np.bincount(bucket, lengths, len(edges) - 1)
-    if aggregate in ("mean", "energy"):
+    if aggregate == "mean" or aggregate in ENERGIES:
+        values = _one_direction(values, aggregate)
         integral = np.bincount(bucket, values[reading] * lengths, len(edges) - 1)
         divisor = held_ms if aggregate == "mean" else np.full(len(held_ms), MS_PER_HOUR)
         results = np.divide(integral, divisor, out=np.full(len(held_ms), np.nan), where=held_ms > 0)
     else:
         results = _of_readings(timestamps, values, edges, aggregate)
     return Buckets(results, held_ms.astype(np.int64))
+
+
+def _one_direction(values: Floats, aggregate: Aggregate) -> Floats:
+    """Of the powers those of one sign, as amounts, and 0 for the others; all of them where no direction is asked."""
+    if aggregate == "energy_positive":
+        return np.maximum(values, 0.0)
+    if aggregate == "energy_negative":
+        return np.maximum(-values, 0.0)
+    return values
 
 
 def _speaks_until(

@@ -12,8 +12,12 @@ from kilowatch.facility.model import PlacedMetric
 from kilowatch.kit.timespan import Resolution, Window
 from kilowatch.kit.units import Conversion
 
-Aggregate = Literal["mean", "min", "max", "first", "last", "sum", "count", "energy", "delta"]
+Aggregate = Literal[
+    "mean", "min", "max", "first", "last", "sum", "count", "energy", "energy_positive", "energy_negative", "delta"
+]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+ENERGIES: tuple[Aggregate, ...] = ("energy", "energy_positive", "energy_negative")
+"""What a power amounts to over time: both directions together, and each by itself as an amount of 0 or more."""
 
 Milliseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]

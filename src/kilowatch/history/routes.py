@@ -67,7 +67,11 @@ async def history_question(
     ] = "auto",
     points: Annotated[int, Query(ge=1, le=MAX_BUCKETS, description="For `auto`.")] = DEFAULT_POINTS,
     aggregate: Annotated[
-        Aggregate | None, Query(description="Default: `mean` for gauges, `delta` for counters.")
+        Aggregate | None,
+        Query(
+            description="Default: `mean` for gauges, `delta` for counters. Of a signed power, `energy` is "
+            "`energy_positive` less `energy_negative`, both 0 or more: a grid meter's import and export."
+        ),
     ] = None,
     timezone: Annotated[
         str | None, Query(max_length=60, description="IANA name. Default: the site's; UTC where sites differ.")

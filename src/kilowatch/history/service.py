@@ -12,6 +12,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
 from kilowatch.history.model import (
+    ENERGIES,
     Aggregate,
     Floats,
     History,
@@ -120,8 +121,9 @@ class Histories:
         requests = [_aggregated(metric, query) for metric in metrics]
         edges = np.array(resolution.buckets(query.window, zone), np.int64)
         near = _Near.of(self._store, metrics, query.window)
+        now_ms = to_ms(self._clock())
         series = [
-            self._buckets(request, near, inside, edges)
+            self._buckets(request, near, inside, edges, now_ms)
             for part, inside in self._parts(requests, query.window)
             for request in part
         ]
@@ -149,7 +151,9 @@ class Histories:
         if part:
             yield part, self._store.readings([one.metric.id for one in part], window)
 
-    def _buckets(self, request: SeriesRequest, near: "_Near", inside: np.ndarray, edges: Milliseconds) -> Series:
+    def _buckets(
+        self, request: SeriesRequest, near: "_Near", inside: np.ndarray, edges: Milliseconds, now_ms: int
+    ) -> Series:
         metric = request.metric
         assert request.aggregate is not None  # raw readings have no buckets
         parts = [_rows_of(rows, metric.id) for rows in (near.before, inside, near.after)]
@@ -160,6 +164,7 @@ class Histories:
             aggregate=request.aggregate,
             behaviour=metric.behaviour,
             max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+            now_ms=now_ms,
         )
         values = _converted(buckets.values, units.Conversion(request.factor))
         return Series(request, edges[:-1], values, buckets.held_ms / np.diff(edges))
@@ -241,10 +246,11 @@ def _aggregated(metric: PlacedMetric, query: Query) -> SeriesRequest:
     aggregate: Aggregate = query.aggregate or ("delta" if metric.behaviour == "counter" else "mean")
     if aggregate == "delta" and metric.behaviour != "counter":
         raise invalid("aggregate", f"`delta` is for counters; {metric.path} is a gauge.", place="query")
-    if aggregate == "energy":
+    if aggregate in ENERGIES:
         if metric.behaviour != "gauge" or metric.quantity != "power":
             other = "; its `delta` is its energy" if metric.quantity == "energy" else ""
-            raise invalid("aggregate", f"`energy` is for gauges of power; {metric.path} is none{other}.", place="query")
+            detail = f"`{aggregate}` is for gauges of power; {metric.path} is none{other}."
+            raise invalid("aggregate", detail, place="query")
         unit = query.unit or _ENERGY_UNIT
         if not units.compatible(unit, _ENERGY_UNIT):
             raise invalid("unit", f"{unit!r} is no unit of energy; `kWh` is.", place="query")

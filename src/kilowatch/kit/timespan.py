@@ -116,19 +116,17 @@ class Resolution:
         return about if about > most * 1.05 + 1 else len(self.buckets(window, zone)) - 1
 
     def _clock_edges(self, window: Window, zone: ZoneInfo) -> Iterator[int]:
-        """Where the local clock shows a multiple of the bucket's length, and where a change of clock breaks that grid.
+        """Where the local clock shows a multiple of the bucket's length, and where it is changed.
 
-        Only a change that is no multiple of the length breaks it, such as Lord Howe's half hour for buckets of an hour.
+        So no bucket holds times of two offsets, or of two hours: a change at 00:01 (St. John's) or 02:45 (Chatham)
+        ends one bucket and begins another.
         """
-        step, end = self.nominal_s * 1000, window.end_ms
-        grid: int | None = None  # the next edge on the grid so far
-        for begin, until, offset_ms in _segments(window, zone):
-            first = begin + (-(begin + offset_ms) % step)
-            if grid is not None and first != grid and begin > window.start_ms and begin != first:
+        step = self.nominal_s * 1000
+        for begin, until, offset in _segments(window, zone):
+            if begin > window.start_ms:
                 yield begin
-            yield from range(first if first > window.start_ms else first + step, min(until, end), step)
-            last = until + (-(until + offset_ms) % step)
-            grid = last
+            first = begin + step - (begin + offset) % step
+            yield from range(first, until, step)
 
     def _calendar_edges(self, window: Window, zone: ZoneInfo) -> Iterator[int]:
         """The first instants of the local days, weeks (from Monday), months or years inside the window."""
