@@ -55,7 +55,7 @@ class Stock:
 
 @pytest.fixture(scope="module")
 def stock(recorder: Recorder) -> Stock:
-    patterns = (
+    patterns: tuple[list[int], ...] = (
         [START + n * MINUTE for n in range(500)],
         [START + n for n in range(300)],
         [START - 900 * DAY, START, START + 1, START + 700 * DAY, START + 700 * DAY + 7],
@@ -124,7 +124,9 @@ class TestReadInChunks:
     def test_short_windows_cost_one_statement(self, stock: Stock) -> None:
         counted = Counted(stock.store)
         day = Window(from_ms(START), from_ms(START + DAY))
-        assert len(keys(list(read_in_chunks(counted, sorted(stock.times), day)))) == len(stock.of(stock.times, day))
+        assert len(keys(list(read_in_chunks(counted, sorted(stock.times), day)))) == len(
+            stock.of(sorted(stock.times), day)
+        )
         assert (counted.estimates, len(counted.sizes)) == (0, 1)
 
     def test_reads_no_further_than_it_is_asked(self, stock: Stock) -> None:
