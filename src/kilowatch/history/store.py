@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -27,7 +28,8 @@ from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history import statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import Batch, MetricIds, Rows
+from kilowatch.history.model import Batch, MetricIds, Points, Rows
+from kilowatch.history.native import decode, encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.kit.memory import leave
 from kilowatch.kit.timespan import Window
@@ -46,6 +48,7 @@ _LATEST_COLUMNS = ("metric_id", "newest")
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+_POINT_COLUMNS = (np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f8"))  # metric_id, ts, value
 _CONNECTION_WAIT_S = 30
 _CLOSE_WAIT_S = 5
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
@@ -180,19 +183,28 @@ class HistoryStore:
         parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
         return self._query(statements.READINGS, parameters, statements.POINT_DTYPE)
 
-    def readings_page(
-        self, metric_ids: Sequence[int], window: Window, *, limit: int, after: tuple[int, int]
-    ) -> np.ndarray:
-        """Readings in the window by (metric, time), from behind `after`, at most `limit`: `POINT_DTYPE` rows."""
-        parameters = {
-            "ids": list(metric_ids),
-            "start": window.start_ms,
-            "end": window.end_ms,
-            "after_id": after[0],
-            "after_ts": after[1],
-            "limit": limit,
-        }
-        return self._query(statements.READINGS_PAGE, parameters, statements.POINT_DTYPE)
+    def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
+        """A number that these metrics' readings in the window do not exceed: some thousands too many a month."""
+        parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
+        with self._client() as client:
+            answer = client.raw_query(statements.ESTIMATE, parameters=parameters, fmt="TSV")
+        return sum(int(line.split(b"\t")[3]) for line in answer.splitlines())
+
+    def first_readings(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        """The first readings in the window by (metric, time), `limit` of them over all metrics."""
+        parameters = {"start": window.start_ms, "end": window.end_ms, "limit": limit}
+        if len(metric_ids) == 1:
+            columns = self._columns(statements.READINGS_OF_ONE, parameters | {"id": metric_ids[0]}, _POINT_COLUMNS[1:])
+            return [Points(metric_ids[0], *columns)]
+        ids, timestamps, values = self._columns(
+            statements.READINGS_OF_SOME, parameters | {"ids": list(metric_ids)}, _POINT_COLUMNS
+        )
+        changes = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
+        return [
+            Points(int(ids[begin]), timestamps[begin:end], values[begin:end])
+            for begin, end in pairwise(changes)
+            if begin < end
+        ]
 
     def last_before(self, reach_ms: Mapping[int, int | None], instant: int) -> np.ndarray:
         """The last reading of each metric before an instant, less than its reach (`None`: any time) before it.
@@ -261,7 +273,7 @@ class HistoryStore:
 
     def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
-        self._insert("readings", _READING_COLUMNS, _native(rows), "Native")
+        self._insert("readings", _READING_COLUMNS, encode(rows), "Native")
         found = last_of_each(rows)
         if self._alone:
             self._newest.put(found)
@@ -314,6 +326,11 @@ class HistoryStore:
     def _query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         with self._client() as client:
             return np.frombuffer(client.raw_query(sql, parameters=dict(parameters), fmt="RowBinary"), dtype)
+
+    def _columns(self, sql: str, parameters: Mapping[str, Any], dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
+        with self._client() as client:
+            answer = client.raw_query(sql, parameters=dict(parameters), fmt="Native")
+        return decode(answer, dtypes)
 
     def _command(self, sql: str, parameters: Mapping[str, Any]) -> None:
         with self._client() as client:
@@ -452,29 +469,6 @@ def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )
-
-
-def _native(rows: Rows) -> bytes:
-    """The rows as one block of the engine's Native format: columns as they lie in memory."""
-    columns = (
-        (b"metric_id", b"UInt32", rows.metric_ids.astype("<u4", copy=False)),
-        (b"ts", b"DateTime64(3, 'UTC')", rows.timestamps.astype("<i8", copy=False)),
-        (b"value", b"Float64", rows.values.astype("<f8", copy=False)),
-        (b"received_at", b"DateTime64(3, 'UTC')", np.full(len(rows), rows.received_at, "<i8")),
-    )
-    parts = [_varint(len(columns)), _varint(len(rows))]
-    for name, kind, data in columns:
-        parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
-    return b"".join(parts)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*out, number))
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
