@@ -25,6 +25,7 @@ from kilowatch.facility.routes import router as facility_router
 from kilowatch.facility.service import Catalogue
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
+from kilowatch.history.spans import Spans
 from kilowatch.history.store import EngineInUse, HistoryStore
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Intake
@@ -101,6 +102,7 @@ def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = 
         settings.resolved_history_url,
         connections=settings.history_threads,
         sync=settings.history_sync,
+        memory_bytes=settings.history_memory_bytes,
         clock=clock,
         migrate=migrate,
     )
@@ -124,6 +126,7 @@ class _NoHistory:
         raise Unavailable("This command runs without the history.")
 
     erase = submit = append = latest = count
+    spans = Spans(0)
 
 
 def refuse_history_in_use(settings: Settings) -> None:

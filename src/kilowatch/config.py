@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     history_threads: int = Field(
         4, ge=1, le=32, description="Threads that answer requests to the history; as many engine connections."
     )
+    history_memory_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        description="Memory for history that was asked for, so that it is answered again at once, in bytes. Embedded "
+        "history only.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )

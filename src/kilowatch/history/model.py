@@ -1,6 +1,6 @@
 """Readings, what can be asked of them, and what is answered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal, get_args
@@ -23,6 +23,9 @@ ENERGIES: tuple[Aggregate, ...] = ("energy", "energy_positive", "energy_negative
 Milliseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MetricIds = NDArray[np.uint32]
+
+Stop = Callable[[], bool]
+"""Says whether nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +63,29 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    @property
+    def nbytes(self) -> int:
+        return self.timestamps.nbytes + self.values.nbytes
+
+    @classmethod
+    def joined(cls, metric_id: int, parts: Sequence["Points"]) -> "Points":
+        """Readings that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        timestamps = [np.empty(0, np.int64), *(part.timestamps for part in parts)]
+        return cls(metric_id, np.concatenate(timestamps), np.concatenate([np.empty(0), *(p.values for p in parts)]))
+
+    def between(self, begin: int, end: int) -> "Points":
+        """Those from `begin` until before `end`."""
+        low, high = np.searchsorted(self.timestamps, (begin, end))
+        if low == 0 and high == len(self):
+            return self
+        return Points(self.metric_id, self.timestamps[low:high], self.values[low:high])
+
+    def copy(self) -> "Points":
+        """The same, which keeps nothing else in memory."""
+        return Points(self.metric_id, self.timestamps.copy(), self.values.copy())
 
     def first(self, count: int) -> "Points":
         return Points(self.metric_id, self.timestamps[:count], self.values[:count])

@@ -9,14 +9,13 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from kilowatch.auth.routes import Who
 from kilowatch.errors import NotAcceptable, invalid
 from kilowatch.history import formats
-from kilowatch.history.model import Aggregate, HistoryOut, HistoryStream, LatestReading, LatestReadings
+from kilowatch.history.model import Aggregate, HistoryOut, HistoryStream, LatestReading, LatestReadings, Stop
 from kilowatch.history.service import (
     DEFAULT_POINTS,
     DEFAULT_RAW_LIMIT,
     MAX_BUCKETS,
     MAX_RAW_LIMIT,
     Histories,
-    Stop,
 )
 from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.openapi import Operation, operation

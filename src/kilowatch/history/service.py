@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from kilowatch.auth.service import Caller, Gate
-from kilowatch.errors import Abandoned, Fault, Invalid, invalid
+from kilowatch.errors import Fault, Invalid, invalid
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
 from kilowatch.history.chunks import CHUNK, read_after
+from kilowatch.history.intervals import Cells
 from kilowatch.history.model import (
     ENERGIES,
     Aggregate,
@@ -25,8 +26,10 @@ from kilowatch.history.model import (
     Points,
     Series,
     SeriesRequest,
+    Stop,
 )
 from kilowatch.history.store import HistoryStore
+from kilowatch.history.windows import HotCells, HotReadings, Measured
 from kilowatch.kit import timespan, units
 from kilowatch.kit.paging import decode_cursor, encode_cursor
 from kilowatch.kit.timespan import Window, from_ms, to_ms
@@ -37,22 +40,11 @@ MAX_BUCKETS = 100_000
 MAX_VALUES = 5_000_000
 """Buckets that are answered over all series."""
 
-MAX_READINGS = 40_000_000
-"""Readings that one answer may be aggregated from: more than one a second for a year."""
-
-READINGS_AT_ONCE = 1_500_000
-"""How many are read with one statement, unless a single metric has more."""
-
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
 MAX_RAW_LIMIT = 1_000_000
 STALE_AFTER_S = 2_700
 """When the latest reading of a metric without `max_gap_s` counts as stale."""
-
-Stop = Callable[[], bool]
-"""Whether nobody waits for the answer any more."""
-
-T = TypeVar("T")
 
 _NO_LIMIT = 2**62
 _ENERGY_UNIT = "kWh"
@@ -81,6 +73,8 @@ class Histories:
         self._gate = gate
         self._store = store
         self._clock = clock
+        self._hot = HotReadings(store, store.spans)
+        self._cells = HotCells(store, self._hot, store.spans)
 
     # ── by the catalogue's ids ──
 
@@ -153,13 +147,11 @@ class Histories:
         timespan.check_bucket_count(resolution, query.window, zone, most=most)
         requests = [_aggregated(metric, query) for metric in metrics]
         edges = np.array(resolution.buckets(query.window, zone), np.int64)
-        near = _Near.of(self._store, metrics, query.window)
         now_ms = to_ms(self._clock())
-        series = [
-            self._buckets(request, near, inside, edges, now_ms)
-            for part, inside in _while_awaited(self._parts(requests, query.window), stop)
-            for request in part
-        ]
+        measured = [Measured.of(metric) for metric in metrics]
+        cells = self._cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
+        near = _Near.of(self._store, metrics, query.window)
+        series = [_series(request, cells[request.metric.id], near, edges, now_ms=now_ms) for request in requests]
         return History(query.window, resolution, zone.key, series)
 
     def stream(
@@ -189,51 +181,11 @@ class Histories:
         requests = _raw_requests(metrics, query)
         return HistoryStream(query.window, None, zone.key, requests, self._pieces(requests, query, check))
 
-    def _parts(
-        self, requests: Sequence[SeriesRequest], window: Window
-    ) -> Iterator[tuple[list[SeriesRequest], np.ndarray]]:
-        """The requests in parts that have not too many readings at once, with the readings of each part."""
-        counts = self._store.count_in_window([request.metric.id for request in requests], window)
-        if sum(counts.values()) > MAX_READINGS:
-            detail = (
-                f"The window has {sum(counts.values()):,} readings to aggregate; at most {MAX_READINGS:,} are at once."
-            )
-            raise Invalid(detail, faults=(Fault("/end", "A shorter window, or fewer metrics, will do.", "query"),))
-        part: list[SeriesRequest] = []
-        size = 0
-        for request in requests:
-            count = counts.get(request.metric.id, 0)
-            if part and size + count > READINGS_AT_ONCE:
-                yield part, self._store.readings([one.metric.id for one in part], window)
-                part, size = [], 0
-            part.append(request)
-            size += count
-        if part:
-            yield part, self._store.readings([one.metric.id for one in part], window)
-
-    def _buckets(
-        self, request: SeriesRequest, near: "_Near", inside: np.ndarray, edges: Milliseconds, now_ms: int
-    ) -> Series:
-        metric = request.metric
-        assert request.aggregate is not None  # raw readings have no buckets
-        parts = [_rows_of(rows, metric.id) for rows in (near.before, inside, near.after)]
-        buckets = intervals.aggregate_readings(
-            np.concatenate([part["ts"] for part in parts]),
-            _converted(np.concatenate([part["value"] for part in parts]), request.conversion),
-            edges,
-            aggregate=request.aggregate,
-            behaviour=metric.behaviour,
-            max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
-            now_ms=now_ms,
-        )
-        values = _converted(buckets.values, units.Conversion(request.factor))
-        return Series(request, edges[:-1], values, buckets.held_ms / np.diff(edges))
-
     def _page(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str, *, limit: int) -> History:
         """A page of raw readings. It is in memory as numbers, 16 bytes a reading."""
         requests = _raw_requests(metrics, query)
         ids = sorted(request.metric.id for request in requests)
-        chunks = read_after(self._store, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
+        chunks = read_after(self._hot, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
         found: dict[int, list[Points]] = {metric_id: [] for metric_id in ids}
         room, last, following = limit, (0, 0), None
         for points in chain.from_iterable(chunks):
@@ -267,8 +219,8 @@ class Histories:
 class _Near:
     """The readings next to a window, by metric: the last before it, and for counters the first after it."""
 
-    before: np.ndarray
-    after: np.ndarray
+    before: dict[int, intervals.Reading]
+    after: dict[int, intervals.Reading]
 
     @classmethod
     def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Near":
@@ -278,7 +230,33 @@ class _Near:
             for metric in metrics
         }
         counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
-        return cls(store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms))
+        found = store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms)
+        before, after = ({metric_id: (ts, value) for metric_id, ts, value in rows.tolist()} for rows in found)
+        return cls(before, after)
+
+
+def _series(request: SeriesRequest, cells: Cells, near: _Near, edges: Milliseconds, *, now_ms: int) -> Series:
+    """One metric's buckets, in the unit that is asked."""
+    metric, conversion = request.metric, request.conversion
+    assert request.aggregate is not None  # raw readings have no buckets
+    buckets = intervals.aggregate_cells(
+        cells,
+        edges,
+        before=near.before.get(metric.id),
+        after=near.after.get(metric.id),
+        aggregate=request.aggregate,
+        behaviour=metric.behaviour,
+        max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+        now_ms=now_ms,
+    )
+    if request.aggregate == "sum":  # each of the readings has its offset
+        conversion = units.Conversion(conversion.scale, 0.0)
+        offsets = request.conversion.offset * buckets.counts
+        values = _converted(buckets.values, conversion) + offsets
+    else:
+        values = _converted(buckets.values, conversion)
+    values = _converted(values, units.Conversion(request.factor))
+    return Series(request, edges[:-1], values, buckets.held_ms / np.diff(edges))
 
 
 def _converted(values: Floats, conversion: units.Conversion) -> Floats:
@@ -286,13 +264,6 @@ def _converted(values: Floats, conversion: units.Conversion) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         converted = values * conversion.scale + conversion.offset
     return np.where(np.isfinite(converted), converted, np.nan)
-
-
-def _while_awaited(parts: Iterator[T], stop: Stop) -> Iterator[T]:
-    for part in parts:
-        if stop():
-            raise Abandoned
-        yield part
 
 
 def _after(query: Query) -> tuple[int, int]:
@@ -325,12 +296,6 @@ def _raw_series(request: SeriesRequest, found: Sequence[Points]) -> Series:
 
 def _joined(columns: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
     return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
-
-
-def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:
-    """The rows of one metric, of rows that are ordered by metric."""
-    begin, end = np.searchsorted(rows["metric_id"], [metric_id, metric_id + 1])
-    return rows[begin:end]
 
 
 def _latest_reading(metric: PlacedMetric, timestamp: int, received_at: int, value: float, now_ms: int) -> LatestReading:

@@ -31,6 +31,7 @@ from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.model import Batch, MetricIds, Points, Rows
 from kilowatch.history.native import decode, encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
+from kilowatch.history.spans import Spans
 from kilowatch.kit.memory import leave
 from kilowatch.kit.timespan import Window
 
@@ -43,6 +44,7 @@ _MAX_IDS = 20_000
 # what is the same already.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
 _NEWEST_EVERY_S = 30
+_MEMORY_BYTES = 256 * 1024 * 1024
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
 _LATEST_COLUMNS = ("metric_id", "newest")
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
@@ -75,7 +77,14 @@ class HistoryStore:
     """
 
     def __init__(
-        self, url: str, *, connections: int, sync: bool, clock: Callable[[], datetime], migrate: bool = True
+        self,
+        url: str,
+        *,
+        connections: int,
+        sync: bool,
+        clock: Callable[[], datetime],
+        migrate: bool = True,
+        memory_bytes: int = _MEMORY_BYTES,
     ) -> None:
         """Open the engine and bring its tables up to date.
 
@@ -85,6 +94,7 @@ class HistoryStore:
             connections: how many statements may run at once, the writer's not counted.
             sync: write readings through to the disk before `append` returns.
             clock: the time that readings are received.
+            memory_bytes: what may be kept in memory of the history that was asked for.
             migrate: change nothing if false; then tables that are not up to date are an error.
 
         Raises:
@@ -95,6 +105,7 @@ class HistoryStore:
         connect = _connector(url, create=migrate)
         self._alone = url.startswith("chdb:")
         self._closed = False
+        self.spans = Spans(memory_bytes if self._alone else 0)
         self._newest = Newest()
         self._latest_table = threading.Lock()  # so that what is being erased is not written again
         self._stored_until = self._written_until = 0
@@ -149,6 +160,7 @@ class HistoryStore:
         self._newest.forget(metric_ids)
         for chunk in _chunks(metric_ids):
             self._command(statements.ERASE, {"ids": list(chunk)})
+        self.spans.removed(metric_ids)
         with self._latest_table:
             for chunk in _chunks(metric_ids):
                 self._command(statements.ERASE_LATEST, {"ids": list(chunk)})
@@ -274,6 +286,7 @@ class HistoryStore:
     def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
         self._insert("readings", _READING_COLUMNS, encode(rows), "Native")
+        self.spans.stored(rows)
         found = last_of_each(rows)
         if self._alone:
             self._newest.put(found)

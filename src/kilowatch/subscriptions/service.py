@@ -12,8 +12,8 @@ from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Fault, Invalid, NotFound
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import HistoryStream, LatestReading
-from kilowatch.history.service import Histories, Query, Stop
+from kilowatch.history.model import HistoryStream, LatestReading, Stop
+from kilowatch.history.service import Histories, Query
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.subscriptions import store

@@ -1,0 +1,197 @@
+"""Windows of history out of the engine and out of what is in memory already."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby, pairwise
+
+import numpy as np
+
+from kilowatch.errors import Abandoned
+from kilowatch.facility.model import PlacedMetric
+from kilowatch.facility.quantities import Behaviour
+from kilowatch.history.chunks import Source, read_in_chunks
+from kilowatch.history.intervals import QUARTER_MS, Cells, cells_of
+from kilowatch.history.model import Milliseconds, Points, Stop
+from kilowatch.history.spans import DAY_MS, WEEK_MS, Spans, Stretch
+from kilowatch.kit.timespan import Window, from_ms
+
+_DAYS_AT_MOST = 32
+_WEEKS_AT_MOST = 20_000
+_SHORT = 10_000  # readings: whoever asks for less need not wait for a whole day
+_DENSE = 200_000  # readings a day that are too many to keep
+_LAST_MS = 253_402_300_799_999  # of the year 9999
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric, as far as it decides what its cells are."""
+
+    metric_id: int
+    behaviour: Behaviour
+    max_gap_ms: int | None
+
+    @classmethod
+    def of(cls, metric: PlacedMetric) -> "Measured":
+        return cls(metric.id, metric.behaviour, None if metric.max_gap_s is None else metric.max_gap_s * 1000)
+
+    def cells(self, timestamps: Milliseconds, values: np.ndarray, edges: Milliseconds, now_ms: int | None) -> Cells:
+        return cells_of(timestamps, values, edges, behaviour=self.behaviour, max_gap_ms=self.max_gap_ms, now_ms=now_ms)
+
+
+class HotReadings:
+    """A source of readings that keeps the days that are asked for."""
+
+    def __init__(self, source: Source, spans: Spans) -> None:
+        self._source = source
+        self._spans = spans
+
+    def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
+        return self._source.count_at_most(metric_ids, window)
+
+    def first_readings(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        days = range(window.start_ms // DAY_MS, (window.end_ms - 1) // DAY_MS + 1)
+        if limit < _SHORT or len(metric_ids) * len(days) > _DAYS_AT_MOST:
+            return self._source.first_readings(metric_ids, window, limit=limit)
+        found = []
+        for metric_id in sorted(metric_ids):
+            points = self._of_days(metric_id, days)
+            if points is None:
+                return self._source.first_readings(metric_ids, window, limit=limit)
+            points = points.between(window.start_ms, window.end_ms)
+            if len(points):
+                found.append(points)
+        return found if sum(map(len, found)) <= limit else self._source.first_readings(metric_ids, window, limit=limit)
+
+    def _of_days(self, metric_id: int, days: range) -> Points | None:
+        """A metric's readings of whole days; `None` where they are too many to keep."""
+        stretches = [Stretch(metric_id, "readings", DAY_MS, day) for day in days]
+        known = {stretch.number: self._spans.find(stretch) for stretch in stretches}
+        for first, last in _runs([day for day in days if known[day] is None]):
+            moment, most = self._spans.moment(), _DENSE * (last + 1 - first)
+            window = _window(first * DAY_MS, (last + 1) * DAY_MS)
+            points = Points.joined(metric_id, self._source.first_readings([metric_id], window, limit=most))
+            if len(points) == most:
+                return None
+            for day in range(first, last + 1):
+                known[day] = points.between(day * DAY_MS, (day + 1) * DAY_MS).copy()
+                self._spans.keep(Stretch(metric_id, "readings", DAY_MS, day), known[day], read_after=moment)
+        return Points.joined(metric_id, [known[day] for day in days])
+
+
+class HotCells:
+    """Cells of metrics in a window. Those of whole weeks are kept."""
+
+    def __init__(self, source: Source, hot: Source, spans: Spans) -> None:
+        self._source = source
+        self._hot = hot
+        self._spans = spans
+
+    def cells(
+        self, metrics: Sequence[Measured], window: Window, edges: Milliseconds, *, now_ms: int, stop: Stop
+    ) -> dict[int, Cells]:
+        """The cells of each metric, by its id. Raises `Abandoned` when `stop` says so."""
+        begin = -(-window.start_ms // QUARTER_MS) * QUARTER_MS
+        end = min(window.end_ms, now_ms) // QUARTER_MS * QUARTER_MS
+        weeks = range(begin // WEEK_MS, -(-end // WEEK_MS))
+        on_quarters = not (edges[1:-1] % QUARTER_MS).any()
+        if end - begin < WEEK_MS or not on_quarters or len(weeks) * len(metrics) > _WEEKS_AT_MOST:
+            return self._read(self._hot, metrics, window, edges, now_ms=now_ms, stop=stop)
+        parts: dict[int, list[Cells]] = defaultdict(list)
+        for first, last, source in (
+            (window.start_ms, begin, self._hot),
+            (begin, end, None),
+            (end, window.end_ms, self._hot),
+        ):
+            if first < last and source is None:
+                found = self._of_weeks(metrics, weeks, stop=stop)
+                found = {metric_id: cells.between(begin, end) for metric_id, cells in found.items()}
+            elif first < last and source is not None:
+                found = self._read(source, metrics, _window(first, last), edges, now_ms=now_ms, stop=stop)
+            else:
+                continue
+            for metric_id, cells in found.items():
+                parts[metric_id].append(cells)
+        return {metric_id: Cells.joined(cells) for metric_id, cells in parts.items()}
+
+    def _of_weeks(self, metrics: Sequence[Measured], weeks: range, *, stop: Stop) -> dict[int, Cells]:
+        known = {metric: [self._spans.find(_stretch(metric, week)) for week in weeks] for metric in metrics}
+        missing: dict[tuple[int, int], list[Measured]] = defaultdict(list)
+        for metric, found in known.items():
+            for run in _runs([week for week, cells in zip(weeks, found, strict=True) if cells is None]):
+                missing[run].append(metric)
+        for (first, last), some in missing.items():
+            moment = self._spans.moment()
+            window = _window(first * WEEK_MS, (last + 1) * WEEK_MS)
+            read = self._read(self._source, some, window, _NO_EDGES, now_ms=None, stop=stop)
+            for metric in some:
+                for week in range(first, last + 1):
+                    cells = read[metric.metric_id].between(week * WEEK_MS, (week + 1) * WEEK_MS)
+                    known[metric][week - weeks[0]] = cells
+                    self._spans.keep(_stretch(metric, week), cells, read_after=moment)
+        return {metric.metric_id: Cells.joined(found) for metric, found in known.items()}
+
+    def _read(
+        self,
+        source: Source,
+        metrics: Sequence[Measured],
+        window: Window,
+        edges: Milliseconds,
+        *,
+        now_ms: int | None,
+        stop: Stop,
+    ) -> dict[int, Cells]:
+        measured = {metric.metric_id: metric for metric in metrics}
+        chunks = _while_awaited(read_in_chunks(source, list(measured), window), stop)
+        found = {
+            metric_id: _cells(measured[metric_id], points, edges, now_ms)
+            for metric_id, points in groupby(chain.from_iterable(chunks), lambda points: points.metric_id)
+        }
+        nothing = np.empty(0, np.int64), np.empty(0)
+        return {
+            metric_id: found.get(metric_id) or metric.cells(*nothing, edges, now_ms)
+            for metric_id, metric in measured.items()
+        }
+
+
+def _cells(metric: Measured, some: Iterable[Points], edges: Milliseconds, now_ms: int | None) -> Cells:
+    """The cells of one metric's readings, which come in any number of parts: none of them is cut by that."""
+    parts = []
+    rest = Points(metric.metric_id, np.empty(0, np.int64), np.empty(0))
+    for points in some:
+        whole = Points.joined(metric.metric_id, [rest, points] if len(rest) else [points])
+        if not len(whole):
+            continue
+        last = int(whole.timestamps[-1])
+        begin = max(last // QUARTER_MS * QUARTER_MS, *edges[edges <= last][-1:].tolist(), 0)
+        cut = int(np.searchsorted(whole.timestamps, begin))
+        parts.append(metric.cells(whole.timestamps[:cut], whole.values[:cut], edges, now_ms))
+        rest = Points(metric.metric_id, whole.timestamps[cut:], whole.values[cut:])
+    parts.append(metric.cells(rest.timestamps, rest.values, edges, now_ms))
+    return Cells.joined(parts)
+
+
+def _stretch(metric: Measured, week: int) -> Stretch:
+    return Stretch(metric.metric_id, (metric.behaviour, metric.max_gap_ms), WEEK_MS, week)
+
+
+_NO_EDGES = np.empty(0, np.int64)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Numbers in rising order as runs without a hole: the first and the last of each."""
+    breaks = [place for place, (one, other) in enumerate(pairwise(numbers), 1) if other != one + 1]
+    for begin, end in pairwise((0, *breaks, len(numbers))):
+        if begin < end:
+            yield numbers[begin], numbers[end - 1]
+
+
+def _window(begin: int, end: int) -> Window:
+    return Window(from_ms(begin), from_ms(min(end, _LAST_MS)))
+
+
+def _while_awaited(chunks: Iterator[list[Points]], stop: Stop) -> Iterator[list[Points]]:
+    for chunk in chunks:
+        if stop():
+            raise Abandoned
+        yield chunk
