@@ -2,11 +2,10 @@
 
 make bench                          all of it, about eight minutes
 make bench ARGS=--quick             less data, under two minutes; no targets
-make bench ARGS="--only 'day_*'"    some of it (names are the keys of benchmarks/works.py)
+make bench ARGS="--only 'day_*,page'"    some of it (names are the keys of benchmarks/works.py)
 """
 
 import argparse
-import fnmatch
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import portfolio, report
-from benchmarks.bench import Bench, Floors
+from benchmarks.bench import Bench, Floors, named
 from benchmarks.progress import Progress
 from benchmarks.scale import SCALES, Scale
 from benchmarks.server import Server
@@ -48,7 +47,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="the scale `quick`")
     parser.add_argument("--scale", choices=SCALES, default="full")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="keys of the works to measure, such as 'day_*'")
+    parser.add_argument("--only", default="*", metavar="PATTERNS", help="works to measure, such as 'day_*,page'")
     parser.add_argument("--no-floors", action="store_true", help="without the engine alone: no ratios")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
@@ -65,7 +64,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="where the data is while it runs: a disk that is measured too",
     )
     given = parser.parse_args(arguments)
-    if not fnmatch.filter(WORKS, given.only):
+    if not named(given.only):
         parser.error(f"--only: no work is named {given.only!r}; there are {', '.join(WORKS)}")
     return given
 

@@ -28,6 +28,7 @@ from benchmarks.works import WORKS, Figure
 ARROW, CSV, JSON = "application/vnd.apache.arrow.stream", "text/csv", "application/json"
 _CLIENTS, _GATEWAYS = 8, 64
 _PACE = 100_000
+_MOST_SINGLES_S = 120
 _MOST_TOGETHER = 500
 _WHOLE_YEAR_LIMIT = 1_000_000
 Floors = dict[str, dict[str, float]]
@@ -68,11 +69,11 @@ class Bench:
         self._arrow = self._takes_arrow()
         if self._wants("latest_*", "ingest_arrow", "hourly_*", "daily_*", "day_*", "year_*", "export_*"):
             self._load_a_hundredth()
-            self._server.settle()
+            self._server.settle(most_s=self._scale.settle_s)
             self._measure_latest("_short")
             self._load_the_rest()
         self._measure_formats()
-        self._server.settle()
+        self._server.settle(most_s=self._scale.settle_s)
         self._measure_buckets()
         self._measure_raw()
         self._measure_latest_of_one()
@@ -134,7 +135,7 @@ class Bench:
                 for body in self._loads(blocks(group, at, readings=total - first))
             ]
             self._send("load of the rest", given)
-        self._server.settle()
+        self._server.settle(most_s=self._scale.settle_s)
 
     def _send(self, what: str, requests: list[bytes]) -> Outcome:
         return self._drive(what, lanes(iter(requests), clients=_CLIENTS, expect=b'{"accepted":'), len(requests))
@@ -192,21 +193,24 @@ class Bench:
             for metric, value in zip(metrics, values, strict=True)
         ]
         parts = [self._server.active_parts()]
-        expect = b'{"accepted":1,"rejected":0'
+        until = time.perf_counter() + _MOST_SINGLES_S
+        requests = itertools.takewhile(lambda _: time.perf_counter() < until, given)
         outcome = self._drive(
             "ingest_single",
-            lanes(iter(given), clients=_GATEWAYS, expect=expect),
+            lanes(requests, clients=_GATEWAYS, expect=b'{"accepted":1,"rejected":0'),
             len(given),
             sample=lambda: parts.append(self._server.active_parts()),
         )
         parts.append(self._server.active_parts())
         half = len(parts) // 2
         steady = max(parts[half:]) <= max(parts[: half + 1]) * 1.25 + 5
+        done = len(outcome.latencies)
+        stopped = f"stopped after {_MOST_SINGLES_S} s with {done:,} requests; " if done < len(given) else ""
         self._record_outcome(
             "ingest_single",
             outcome,
-            also=steady,
-            note=f"parts: {parts[0]} before, {max(parts)} at most, {parts[-1]} after",
+            also=steady and not stopped,
+            note=f"{stopped}parts: {parts[0]} before, {max(parts)} at most, {parts[-1]} after",
             more={"parts_before": parts[0], "parts_most": max(parts), "parts_after": parts[-1]},
         )
 
@@ -302,12 +306,12 @@ class Bench:
             if not self._wants(f"{name}_*"):
                 continue
             first = Outcome()
-            for _ in range(self._scale.restarts):
+            for _ in range(max(1, self._scale.restarts)):
                 self._restart()
                 [once] = self._drive_all(f"{name}_cold", [Lane(iter([self._api.get(path)]), Outcome())], 1)
                 first.latencies += once.latencies
                 first.ended += once.took_s
-            self._record_outcome(f"{name}_cold", first, note=f"{self._scale.restarts} starts")
+            self._record_outcome(f"{name}_cold", first, note=f"starts: {self._scale.restarts}")
             series = self._json(path)["series"]
             assert len(series) == len(self._portfolio.year), name
             if buckets is not None:
@@ -441,7 +445,7 @@ class Bench:
 
     def _wants(self, *patterns: str) -> bool:
         """Whether one of the works that these patterns name was asked for."""
-        wanted = fnmatch.filter(WORKS, self._only)
+        wanted = named(self._only)
         return any(fnmatch.filter(wanted, pattern) for pattern in patterns)
 
     def _measure_gets(self, key: str, paths: Sequence[str], *, clients: int = 1, warm: int = 5) -> None:
@@ -488,7 +492,8 @@ class Bench:
 
     def _restart(self) -> None:
         """A fresh process that has answered once, about something else."""
-        self._server.restart()
+        if self._scale.restarts:
+            self._server.restart()
         metric = self._portfolio.scratch[0]
         window = self._window(self._end - 5 * 365 * DAY_MS, self._end - 5 * 365 * DAY_MS + DAY_MS)
         for resolution in ("raw", "1h"):
@@ -583,6 +588,11 @@ class Bench:
         own = figure.rate if measure == "rate" else figure.p50_ms
         assert own is not None
         figure.ratio = figure.floor / own if measure == "rate" else own / figure.floor
+
+
+def named(patterns: str) -> list[str]:
+    """The keys of the works that these patterns, with commas between them, name."""
+    return [key for key in WORKS if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns.split(","))]
 
 
 def _one_row(metric: Metric, time_text: str, value: float) -> bytes:

@@ -161,7 +161,7 @@ class _Connection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self.socket.setblocking(False)
         self._unsent = memoryview(b"")
-        self._answer = _Answer()
+        self._answer = Answer()
         self._began = 0.0
 
     def begin(self, selector: selectors.BaseSelector) -> bool:
@@ -169,7 +169,7 @@ class _Connection:
         request = next(self.lane.requests, None)
         if request is None:
             return False
-        self._answer = _Answer()
+        self._answer = Answer()
         self._began = time.perf_counter()
         self._unsent = memoryview(request)
         self.send(selector, waiting=False)
@@ -204,7 +204,7 @@ class _Connection:
         return True
 
 
-class _Answer:
+class Answer:
     """One HTTP answer: its status, and where its body ends."""
 
     __slots__ = (

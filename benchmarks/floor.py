@@ -75,7 +75,8 @@ class Floor:
 
     def insert(self) -> None:
         begin = self._start - 400 * DAY_MS
-        for size, count in ((1, 200), (64, 200), (BATCH, self._scale.batches)):
+        few = min(200, self._scale.requests)
+        for size, count in ((1, few), (64, few), (BATCH, self._scale.batches)):
             readings = max(1, count * size // SCRATCH_METRICS) if size > 1 else count
             metrics = self._scratch if size > 1 else self._scratch[:1]
             self._insert(f"insert_{size}", blocks(metrics, begin, readings=readings, size=size))
@@ -101,9 +102,9 @@ class Floor:
     def _raw_insert(self, rows: bytes) -> None:
         self._client.raw_insert("readings", list(READING_DTYPE.names or ()), rows, fmt="RowBinary")
 
-    def settle(self, *, most_s: float = 20.0) -> None:
-        """Wait until no parts are being merged, or for so long: the server gets as long."""
-        deadline = time.monotonic() + most_s
+    def settle(self) -> None:
+        """Wait until no parts are being merged, or as long as the server may at most."""
+        deadline = time.monotonic() + self._scale.settle_s
         while self._client.command("SELECT count() FROM system.merges") and time.monotonic() < deadline:
             time.sleep(0.25)
 

@@ -1,6 +1,5 @@
 """The sites, devices, users and grants that the server has, made by its own services before it starts."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +47,10 @@ class Portfolio:
 
 
 def make(directory: Path, scale: Scale) -> Portfolio:
-    # The only setting that has no other way in: the environment must not name anyone's real stores.
-    for name in [name for name in os.environ if name.startswith("KILOWATCH_")]:
-        del os.environ[name]
-    settings = Settings(data_dir=directory, log_level="error")
+    # Said here so that none is taken from the environment, which may name anyone's real stores.
+    settings = Settings(
+        environment="development", data_dir=directory, database_url=None, history_url=None, secret_key=None
+    )
     with Kilowatch(settings, with_history=False) as services:
         return _Maker(services).make(scale)
 

@@ -28,7 +28,9 @@ class Scale:
     cold: int
     """Different spans that nobody asked for before."""
     restarts: int
-    """Fresh processes that each answer a large question once."""
+    """Fresh processes that each answer a large question once; 0: the same process all along."""
+    settle_s: float
+    """How long what was written may be merged before the next measurement."""
     wide_devices: int
     """Devices with 500 metrics each at the site of many metrics."""
     wide_readings: int
@@ -45,8 +47,8 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("full", 365, "1 year", 200, 60, 100_000, 4_000, 200, 3, 20, 1_000),
-        Scale("quick", 60, "60 days", 40, 8, 5_000, 1_000, 60, 1, 20, 100),
-        Scale("tiny", 2, "2 days", 3, 0.3, 100, 30, 4, 1, 1, 20, sites=10, devices=120, users=9),
+        Scale("full", 365, "1 year", 200, 60, 100_000, 4_000, 200, 3, 20.0, 20, 1_000),
+        Scale("quick", 60, "60 days", 40, 8, 5_000, 1_000, 60, 1, 10.0, 20, 100),
+        Scale("tiny", 2, "2 days", 3, 0.3, 100, 30, 4, 0, 0.0, 1, 20, sites=10, devices=120, users=9),
     )
 }

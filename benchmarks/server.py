@@ -58,7 +58,7 @@ class Server:
         self.stop()
         return self.start()
 
-    def settle(self, *, most_s: float = 20.0) -> None:
+    def settle(self, *, most_s: float) -> None:
         """Wait until it has nothing to do of its own (merges of what was just written), or for so long."""
         deadline = time.monotonic() + most_s
         quiet = 0
@@ -101,10 +101,10 @@ class Server:
             if part := _PART.match(path.name):
                 block = int(part["first"]), int(part["last"]), int(part["level"])
                 groups.setdefault((path.parent, part["partition"]), []).append(block)
-        return sum(_uncovered(parts) for parts in groups.values())
+        return sum(uncovered(parts) for parts in groups.values())
 
 
-def _uncovered(parts: list[tuple[int, int, int]]) -> int:
+def uncovered(parts: list[tuple[int, int, int]]) -> int:
     """How many of a partition's parts (first block, last block, level) lie within no other."""
     count, reach = 0, -1
     for _first, last, _level in sorted(parts, key=lambda part: (part[0], -part[1], -part[2])):
