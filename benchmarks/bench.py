@@ -259,7 +259,8 @@ class Bench:
         """The same in JSON: the batches of one day, whose date is written anew."""
         self._scratch_clock = -(-self._scratch_clock // DAY_MS) * DAY_MS
         first = self._scratch_clock
-        given = [readings.columns_body(block) for block in self._scratch_blocks(160, step=SECOND_MS)]
+        batches = min(160, int(20 * self._scale.steady_s) + 1)  # that fit a day
+        given = [readings.columns_body(block) for block in self._scratch_blocks(batches, step=SECOND_MS)]
         written = _date(first)
         return (
             self._api.request("POST", "/readings", body.replace(written, _date(first + turn * DAY_MS)), JSON)

@@ -124,11 +124,16 @@ def _ratio(figure: Figure) -> str:
 
 def others(figures: Sequence[Figure]) -> str:
     """What to think of the figures if the machine had other work too."""
+    average = _other_cores(figures)
+    verdict = (
+        "." if average < _QUIET_CORES else ": THE MACHINE WAS NOT QUIET, and the figures are worse than they should be."
+    )
+    return f"Other processes had {average:.2f} cores on average{verdict}"
+
+
+def _other_cores(figures: Sequence[Figure]) -> float:
     cores = [figure.more["other_cores"] for figure in figures if "other_cores" in figure.more]
-    average = sum(cores) / len(cores) if cores else 0.0
-    if average < _QUIET_CORES:
-        return f"Other processes had {average:.2f} cores on average."
-    return f"Other processes had {average:.2f} cores on average, {max(cores):.2f} at most: THE MACHINE WAS NOT QUIET."
+    return sum(cores) / len(cores) if cores else 0.0
 
 
 def ratios(figures: Sequence[Figure]) -> dict[str, float]:
@@ -139,8 +144,12 @@ def write_baseline(path: Path, figures: Sequence[Figure], *, scale: str, about: 
     """Put these ratios in place of those of the same scale; of works that were not measured the old ones stay."""
     kept = read_baseline(path)
     known = kept.get(scale, {}).get("ratios", {})
-    commit, cpu = about["commit"], about["cpu"]
-    kept[scale] = {"commit": commit, "cpu": cpu, "ratios": dict(sorted((known | ratios(figures)).items()))}
+    kept[scale] = {
+        "commit": about["commit"],
+        "cpu": about["cpu"],
+        "other_cores": round(_other_cores(figures), 2),
+        "ratios": dict(sorted((known | ratios(figures)).items())),
+    }
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -24,26 +24,27 @@ METRICS = [Metric(7, "home/roof/power"), Metric(8, "home/meter/power")]
 START = 1_767_225_600_000  # 2026-01-01
 
 
-class TestBench:
-    @pytest.fixture(scope="class")
-    def document(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-        """What the whole of it writes, with hardly any data."""
-        directory = tmp_path_factory.mktemp("bench")
-        wanted = ["--scale", "tiny", "--json", str(directory / "figures.json"), "--directory", str(directory)]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks", *wanted, "--markdown", str(directory / "figures.md")],
-            cwd=ROOT,
-            env=os.environ | {"KILOWATCH_HISTORY_URL": "chdb:///somebody/elses"},  # which it must not touch
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        document: dict[str, Any] = json.loads((directory / "figures.json").read_text())
-        document["markdown"] = (directory / "figures.md").read_text()
-        return document
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the whole of it writes, with hardly any data."""
+    directory = tmp_path_factory.mktemp("bench")
+    wanted = ["--scale", "tiny", "--json", str(directory / "figures.json"), "--directory", str(directory)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *wanted, "--markdown", str(directory / "figures.md")],
+        cwd=ROOT,
+        env=os.environ | {"KILOWATCH_HISTORY_URL": "chdb:///somebody/elses"},  # which it must not touch
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads((directory / "figures.json").read_text())
+    document["markdown"] = (directory / "figures.md").read_text()
+    return document
 
+
+class TestBench:
     def test_measures_every_work_once(self, document: dict[str, Any]) -> None:
         assert sorted(figure["key"] for figure in document["figures"]) == sorted(WORKS)
 
