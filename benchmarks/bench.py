@@ -138,7 +138,7 @@ class Bench:
         self._server.settle(most_s=self._scale.settle_s)
 
     def _send(self, what: str, requests: list[bytes]) -> Outcome:
-        return self._drive(what, lanes(iter(requests), clients=_CLIENTS, expect=b'{"accepted":'), len(requests))
+        return self._drive(what, lanes(iter(requests), clients=_CLIENTS, expect=b'"rejected":0,'), len(requests))
 
     def _scratch_blocks(self, batches: int, *, step: int = MINUTE_MS) -> Iterator[Block]:
         """The next readings of the scratch metrics: later than all before."""

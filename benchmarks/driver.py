@@ -40,7 +40,7 @@ class Outcome:
     """What became of the requests of one kind. Seconds; latencies from the first byte sent to the last received."""
 
     expect: bytes = b""
-    """What the body of every answer begins with; another is an error."""
+    """What the first bytes of every answer's body contain; another answer is an error."""
     latencies: list[float] = field(default_factory=list)
     first_bytes: list[float] = field(default_factory=list)
     body_bytes: int = 0
@@ -195,7 +195,7 @@ class _Connection:
             answer.first_byte_at = time.perf_counter()
         if not complete:
             return False
-        if not 200 <= answer.status < 300 or not answer.start.startswith(outcome.expect):
+        if not 200 <= answer.status < 300 or outcome.expect not in answer.start:
             raise Refused(answer.status, answer.start)
         outcome.ended = time.perf_counter()
         outcome.latencies.append(outcome.ended - self._began)
