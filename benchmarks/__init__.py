@@ -1,1 +1,1 @@
-"""What Kilowatch's speed is measured with: `make bench`."""
+"""What Kilowatch's speed is measured with: `make bench`. How, and what the figures mean: docs/performance.md."""

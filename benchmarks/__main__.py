@@ -1,165 +1,125 @@
-"""Drive a server of our own over HTTP, and print what it takes. Bodies are built before the clock starts.
+"""Measure a Kilowatch server of our own over HTTP, and the engine alone as the floor. docs/performance.md tells more.
 
-make bench                    the table
-make bench ARGS=--json=FILE   and the figures as JSON
+make bench                          all of it, about eight minutes
+make bench ARGS=--quick             less data, under two minutes; no targets
+make bench ARGS="--only 'day_*,page'"    some of it (names are the keys of benchmarks/works.py)
 """
 
 import argparse
 import json
-import platform
-import statistics
-import threading
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.server import Client, running_server
+from benchmarks import portfolio, report
+from benchmarks.bench import Bench, Floors, named
+from benchmarks.progress import Progress
+from benchmarks.scale import SCALES, Scale
+from benchmarks.server import Server
+from benchmarks.works import WORKS, Figure
 
-BATCH = 10_000
-Call = Callable[[Client], bytes]
-DAY = datetime(2026, 1, 1, tzinfo=UTC)
+_ROOT = Path(__file__).parents[1]
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    arguments.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = arguments.parse_args()
-    with running_server() as (client, start_s):
-        print(f"{platform.machine()}, Python {platform.python_version()}; server started in {start_s:.1f} s\n")
-        print(f"{'work':58} {'rate':>14} {'p50 ms':>8} {'p99 ms':>8}")
-        metrics = _portfolio(client)
-        figures = [{"work": "start", "seconds": round(start_s, 2)}, *_ingest(client, metrics), *_reads(client, metrics)]
+def main(arguments: list[str] | None = None) -> int:
+    given = _arguments(arguments)
+    scale = SCALES["quick" if given.quick else given.scale]
+    began = time.monotonic()
+    with _directory(given.directory) as directory:
+        floors, engine = ({}, "not asked") if given.no_floors else _floors(directory / "floor", scale)
+        about = report.machine(directory, engine)
+        print(f"{report.title(about, scale.name)}\n\n{report.head()}", flush=True)
+        figures = _measure(directory / "server", scale, floors=floors, only=given.only)
+    print(f"\n{time.monotonic() - began:.0f} s. {report.others(figures)}\n")
+    return _conclude(given, scale, about, floors, figures)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the scale `quick`")
+    parser.add_argument("--scale", choices=SCALES, default="full")
+    parser.add_argument("--only", default="*", metavar="PATTERNS", help="works to measure, such as 'day_*,page'")
+    parser.add_argument("--no-floors", action="store_true", help="without the engine alone: no ratios")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    parser.add_argument("--baseline", type=Path, default=report.BASELINE, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--write-baseline", action="store_true", help="make these ratios the baseline")
+    parser.add_argument(
+        "--tolerance", type=float, default=report.TOLERANCE, help="a regression is worse by this factor"
+    )
+    parser.add_argument("--check", action="store_true", help="end with status 1 if there is a regression")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=_ROOT / "var",
+        help="where the data is while it runs: a disk that is measured too",
+    )
+    given = parser.parse_args(arguments)
+    if not named(given.only):
+        parser.error(f"--only: no work is named {given.only!r}; there are {', '.join(WORKS)}")
+    return given
+
+
+@contextmanager
+def _directory(parent: Path) -> Iterator[Path]:
+    """An empty directory that is gone afterwards."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=parent, ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def _floors(directory: Path, scale: Scale) -> tuple[Floors, str]:
+    """What the engine alone takes, and its version."""
+    command = [sys.executable, "-m", "benchmarks.floor", str(directory), scale.name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=_ROOT)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    shutil.rmtree(directory)
+    os.sync()  # nothing of it is written while the server is measured
+    return answer["floors"], answer["engine"]
+
+
+def _measure(directory: Path, scale: Scale, *, floors: Floors, only: str) -> list[Figure]:
+    with Progress("sites, devices, users"):
+        made = portfolio.make(directory, scale)
+    server = Server(directory)
+    bench = Bench(
+        server, made, scale, floors=floors, only=only, report=lambda figure: print(report.line(figure), flush=True)
+    )
+    try:
+        bench.run()
+    finally:
+        server.stop()
+    return bench.figures
+
+
+def _conclude(
+    given: argparse.Namespace, scale: Scale, about: dict[str, Any], floors: Floors, figures: list[Figure]
+) -> int:
+    lines, worse = report.compare(
+        figures, report.read_baseline(given.baseline), scale=scale.name, tolerance=given.tolerance
+    )
+    print("\n".join(lines))
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def _portfolio(client: Client) -> list[int]:
-    """A site with 20 devices, each with one gauge of power."""
-    site = client.post("/sites", {"name": "Bench"})["id"]
-    gauge = {"key": "power", "quantity": "power", "unit": "kW"}
-    devices = (
-        client.post(f"/sites/{site}/devices", {"name": f"Device {n}", "kind": "generic", "metrics": [gauge]})
-        for n in range(20)
-    )
-    return [device["metrics"][0]["id"] for device in devices]
-
-
-def _times(batch: int) -> list[str]:
-    begin = DAY - timedelta(minutes=BATCH // 20 * (batch + 1))
-    return [(begin + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:%SZ") for minute in range(BATCH // 20)]
-
-
-def _rows(metrics: list[int], batch: int) -> bytes:
-    times = _times(batch)
-    rows = [{"metric_id": m, "timestamp": t, "value": n * 0.1} for m in metrics for n, t in enumerate(times)]
-    return json.dumps({"readings": rows}).encode()
-
-
-def _columns(metrics: list[int], batch: int) -> bytes:
-    times = _times(batch)
-    series = [{"metric_id": m, "timestamps": times, "values": [n * 0.1 for n in range(len(times))]} for m in metrics]
-    return json.dumps({"series": series}).encode()
-
-
-def _csv(metrics: list[int], batch: int) -> bytes:
-    lines = [f"{m},{t},{n * 0.1:.1f}" for m in metrics for n, t in enumerate(_times(batch))]
-    return ("metric_id,timestamp,value\n" + "\n".join(lines) + "\n").encode()
-
-
-def _ingest(client: Client, metrics: list[int]) -> list[dict[str, Any]]:
-    forms: list[tuple[str, Callable[[list[int], int], bytes], str]] = [
-        ("JSON rows", _rows, "application/json"),
-        ("JSON columns", _columns, "application/json"),
-        ("CSV", _csv, "text/csv"),
-    ]
-    figures = []
-    for number, (name, build, content_type) in enumerate(forms):
-        bodies = [build(metrics, number * 40 + batch) for batch in range(40)]
-        work = f"ingest, {name}, batches of {BATCH:,}, 8 clients"
-        figures.append(
-            _measure(
-                work,
-                [_request("POST", "/readings", body, content_type) for body in bodies],
-                client,
-                clients=8,
-                each=BATCH,
-                unit="readings/s",
-            )
-        )
-    now = datetime.now(UTC)
-    singles = [
-        json.dumps({"readings": [{"metric_id": metrics[n % 20], "timestamp": timestamp, "value": n}]}).encode()
-        for n, timestamp in enumerate((now - timedelta(seconds=n)).isoformat() for n in range(2000))
-    ]
-    calls = [_request("POST", "/readings", body) for body in singles]
-    figures.append(_measure("ingest, 1 reading a request, 64 clients", calls, client, clients=64))
-    return figures
-
-
-def _reads(client: Client, metrics: list[int]) -> list[dict[str, Any]]:
-    subscription = client.post("/subscriptions", {"name": "All", "metric_ids": metrics})["id"]
-    day = "start=2025-12-30T00:00:00Z&end=2025-12-31T00:00:00Z"
-    month = "start=2025-12-01T00:00:00Z&end=2026-01-01T00:00:00Z"
-    works = (
-        ("latest of 1 metric, 8 clients", f"/metrics/{metrics[0]}/latest", 8, 1000),
-        ("latest of 20 metrics", f"/subscriptions/{subscription}/latest", 1, 200),
-        ("1 day at 1 minute, 1 metric, raw JSON", f"/metrics/{metrics[0]}/history?{day}&resolution=raw", 1, 200),
-        ("1 day, 1 metric, hourly means", f"/metrics/{metrics[0]}/history?{day}&resolution=1h", 1, 100),
-        ("20 metrics × 1 month to hourly means", f"/subscriptions/{subscription}/history?{month}&resolution=1h", 1, 20),
-        (
-            "20 metrics × 1 month, daily energy",
-            f"/subscriptions/{subscription}/history?{month}&resolution=1d&aggregate=energy",
-            1,
-            20,
-        ),
-        ("a page of a site's devices, 8 clients", "/sites/1/devices", 8, 2000),
-    )
-    return [
-        _measure(name, [_request("GET", path)] * count, client, clients=clients) for name, path, clients, count in works
-    ]
-
-
-def _request(method: str, path: str, body: bytes | None = None, content_type: str = "application/json") -> Call:
-    return lambda client: client.request(method, path, body, content_type)
-
-
-def _measure(
-    work: str,
-    calls: list[Call],
-    client: Client,
-    *,
-    clients: int,
-    each: int = 1,
-    unit: str = "requests/s",
-) -> dict[str, Any]:
-    """Run the calls once each, shared out among threads with a connection each."""
-    took: list[float] = []
-    left = iter(calls)
-    lock = threading.Lock()
-
-    def run(own: Client) -> None:
-        while True:
-            with lock:
-                call = next(left, None)
-            if call is None:
-                return
-            began = time.perf_counter()
-            call(own)
-            took.append(time.perf_counter() - began)
-
-    threads = [threading.Thread(target=run, args=(client.another(),)) for _ in range(clients)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    rate = len(calls) * each / (time.perf_counter() - began)
-    p50, p99 = statistics.median(took) * 1000, sorted(took)[int(len(took) * 0.99) - 1] * 1000
-    print(f"{work:58} {rate:>10,.0f} {'/s':3} {p50:>8.1f} {p99:>8.1f}", flush=True)
-    return {"work": work, "rate": round(rate, 1), "unit": unit, "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+        document = {"machine": about, "scale": scale.name, "figures": [figure.to_dict() for figure in figures]}
+        given.json.write_text(json.dumps(document | {"floors": floors, "regressions": worse}, indent=1) + "\n")
+    if given.markdown:
+        given.markdown.write_text(report.markdown(about, figures, scale.name))
+    if given.write_baseline:
+        report.write_baseline(given.baseline, figures, scale=scale.name, about=about)
+        print(f"Wrote {given.baseline}")
+    return 1 if worse and given.check else 0
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server and its directory go too
+    raise SystemExit(main())
