@@ -60,7 +60,9 @@ class Kilowatch:
         prepare_data_dir(settings)
         signing_key = secret_key(settings)
         # one connection for each thread that may ask at once
-        threads = settings.threads + settings.history_threads + _INGEST_THREADS + _PASSWORD_THREADS + _HEALTH_THREADS
+        threads = (
+            2 * settings.threads + settings.history_threads + _INGEST_THREADS + _PASSWORD_THREADS + _HEALTH_THREADS
+        )
         self.database = Database(settings.resolved_database_url, pool_size=threads)
         try:
             with _naming("KILOWATCH_DATABASE_URL"):
@@ -121,7 +123,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = append = latest = count
+    erase = submit = append = latest = count
 
 
 def refuse_history_in_use(settings: Settings) -> None:
@@ -150,6 +152,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         set_default_threads(settings.threads)
+        app.state.catalogue_lane = Lane(settings.threads)
         app.state.history_lane = Lane(settings.history_threads)
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
@@ -199,7 +202,7 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def _services(request: Request) -> Kilowatch:
+async def _services(request: Request) -> Kilowatch:
     services: Kilowatch = request.app.state.services
     return services
 

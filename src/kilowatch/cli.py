@@ -434,7 +434,7 @@ def export(
 ) -> None:
     """Write the history of metrics, or of a subscription, as CSV."""
     from kilowatch.history.model import AGGREGATES
-    from kilowatch.history.service import MAX_RAW_LIMIT, Query
+    from kilowatch.history.service import Query
     from kilowatch.kit.timespan import Window
 
     if bool(metric) == (subscription is not None):
@@ -447,51 +447,43 @@ def export(
         aggregate=aggregate,
         timezone=timezone,
         unit=unit,
-        limit=MAX_RAW_LIMIT // 4,
+        limit=None,
     )
     with _open(load_settings()) as services:
-        pages = _history_pages(services, query, metric or [], subscription)
+        parts = _history_parts(services, query, metric or [], subscription)
         if output is None:
-            _write_pages(pages, sys.stdout.buffer)
+            _write_parts(parts, sys.stdout.buffer)
             return
-        _write_file(pages, output)
+        _write_file(parts, output)
     err.print(f"Wrote {output}", markup=False)
 
 
-def _history_pages(
+def _history_parts(
     services: "Kilowatch", query: "Query", metrics: list[str], subscription_id: int | None
 ) -> Iterator[bytes]:
-    from dataclasses import replace
-
     from kilowatch.auth.model import OPERATOR
-    from kilowatch.history.formats import to_csv
+    from kilowatch.history import formats
     from kilowatch.kit.text import MAX_ID
 
     for text in (*metrics, str(subscription_id or 0)):
         if text.isdecimal() and int(text) > MAX_ID:
             raise NotFound(f"There is no metric or subscription {text}.")
 
-    cursor: str | None = None
-    while True:
-        asked = replace(query, cursor=cursor)
-        if subscription_id is not None:
-            caller = services.subscriptions.owner(OPERATOR, subscription_id)
-            history, _ = services.subscriptions.history(caller, subscription_id, asked)
-        else:
-            references = [int(text) if text.isdecimal() else text for text in metrics]
-            history = services.histories.history_of_metrics(OPERATOR, references, asked)
-        yield to_csv(history)
-        cursor = history.next
-        if cursor is None:
-            return
+    if subscription_id is not None:
+        caller = services.subscriptions.owner(OPERATOR, subscription_id)
+        stream = services.subscriptions.stream(caller, subscription_id, query)
+    else:
+        references = [int(text) if text.isdecimal() else text for text in metrics]
+        stream = services.histories.stream_of_metrics(OPERATOR, references, query)
+    yield from formats.write(stream, formats.CSV)
 
 
-def _write_file(pages: Iterator[bytes], output: Path) -> None:
+def _write_file(parts: Iterator[bytes], output: Path) -> None:
     """Whole or not at all: what was there stays until the new file is complete."""
     draft = output.with_name(output.name + ".part")
     try:
         with draft.open("wb") as file:
-            _write_pages(pages, file)
+            _write_parts(parts, file)
         draft.replace(output)
     except OSError as error:
         raise Invalid(f"{output} can't be written: {error.strerror}.") from error
@@ -500,7 +492,7 @@ def _write_file(pages: Iterator[bytes], output: Path) -> None:
             draft.unlink()
 
 
-def _write_pages(pages: Iterator[bytes], file: IO[bytes]) -> None:
-    for number, page in enumerate(pages):
-        file.write(page if number == 0 else page.partition(b"\n")[2])
+def _write_parts(parts: Iterator[bytes], file: IO[bytes]) -> None:
+    for part in parts:
+        file.write(part)
     file.flush()

@@ -60,17 +60,17 @@ Who = Annotated[Credential, Depends(who_asks)]
 MaybeOnce = Annotated[Once | None, Depends(once_from)]
 
 
-def _sign_ins(request: Request) -> SignIns:
+async def _sign_ins(request: Request) -> SignIns:
     service: SignIns = request.app.state.sign_ins
     return service
 
 
-def _accounts(request: Request) -> Accounts:
+async def _accounts(request: Request) -> Accounts:
     service: Accounts = request.app.state.accounts
     return service
 
 
-def _passwords(request: Request) -> Lane:
+async def _passwords(request: Request) -> Lane:
     lane: Lane = request.app.state.password_lane
     return lane
 

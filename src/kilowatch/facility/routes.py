@@ -16,6 +16,7 @@ from kilowatch.kit.paging import Page, page_request
 from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
+    CatalogueLane,
     Cursor,
     HistoryLane,
     Limit,
@@ -28,7 +29,7 @@ from kilowatch.kit.web import (
 router = APIRouter(prefix="/api/v1")
 
 
-def _catalogue(request: Request) -> Catalogue:
+async def _catalogue(request: Request) -> Catalogue:
     service: Catalogue = request.app.state.catalogue
     return service
 
@@ -207,8 +208,9 @@ def delete_grant(catalogue: CatalogueService, who: Who, site_id: RecordId, user_
     summary="List a site's devices",
     **operation(Page[Device], 401, 403, 404, 422, example=_page(_DEVICE)),
 )
-def list_devices(
+async def list_devices(
     catalogue: CatalogueService,
+    lane: CatalogueLane,
     who: Who,
     site_id: RecordId,
     kind: Annotated[DeviceKind | None, Query(description="Only this kind.")] = None,
@@ -217,7 +219,7 @@ def list_devices(
     cursor: Cursor = None,
 ) -> Response:
     page = page_request(limit, cursor)
-    return answer(catalogue.list_devices(who, site_id, page, kind=kind, words=q))
+    return answer(await lane.run_quickly(catalogue.list_devices, who, site_id, page, kind=kind, words=q))
 
 
 @router.post(

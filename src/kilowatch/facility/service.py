@@ -167,10 +167,7 @@ class Catalogue:
     def list_devices(
         self, caller: Caller, site_id: int, page: PageRequest, *, kind: str | None, words: str | None
     ) -> Page[Device]:
-        with self._gate.reading(caller) as work:
-            site_of(work.connection, work.who, site_id)
-            rows = store.page_devices(work.connection, site_id, page, kind=kind, words=words)
-            return page_of(rows, page, id_of=lambda device: device.id)
+        return self._gate.seeing(caller, _devices, (site_id, page, kind, words)).found
 
     def get_device(self, caller: Caller, device_id: int) -> DeviceWithMetrics:
         with self._gate.reading(caller) as work:
@@ -428,6 +425,15 @@ def device_kinds() -> list[KindInfo]:
         )
         for kind in KINDS.values()
     ]
+
+
+def _devices(
+    connection: Connection, who: Principal, asked: tuple[int, PageRequest, str | None, str | None]
+) -> Page[Device]:
+    site_id, page, kind, words = asked
+    site_of(connection, who, site_id)
+    rows = store.page_devices(connection, site_id, page, kind=kind, words=words)
+    return page_of(rows, page, id_of=lambda device: device.id)
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """HTTP for readings that come in."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -13,18 +14,20 @@ from kilowatch.kit.web import Lane, answer
 router = APIRouter(prefix="/api/v1")
 
 
-def _intake(request: Request) -> Intake:
+async def _intake(request: Request) -> Intake:
     service: Intake = request.app.state.intake
     return service
 
 
-def _ingest_lane(request: Request) -> Lane:
+async def _ingest_lane(request: Request) -> Lane:
     lane: Lane = request.app.state.ingest_lane
     return lane
 
 
 IntakeService = Annotated[Intake, Depends(_intake)]
 IngestLane = Annotated[Lane, Depends(_ingest_lane)]
+
+_SMALL = 16 * 1024  # bytes, some hundred readings: read sooner than a thread has taken them over
 
 _ONE_METRIC = {
     "metric_id": {"description": "The metric's id; or `metric`."},
@@ -136,12 +139,19 @@ async def take_readings(
     same metric and time replaces the one before.
     """
     body = await request.body()
-    report = await lane.run(
-        intake.take,
+    run = lane.run_quickly if len(body) <= _SMALL else lane.run
+    taking = await run(
+        intake.begin,
         who,
         body,
         content_type=request.headers.get("content-type"),
         content_encoding=content_encoding,
         once=once,
     )
-    return answer(report)
+    if taking.stored is not None:
+        await asyncio.wrap_future(
+            taking.stored
+        )  # no thread waits meanwhile, so that many small senders share an insert
+    if taking.once is not None:
+        await lane.run(intake.finish, taking)
+    return answer(taking.report)

@@ -1,6 +1,5 @@
 """HTTP for subscriptions, their latest values and history."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,9 +10,9 @@ from kilowatch.history.routes import (
     LATEST_EXAMPLE,
     Format,
     HistoryParameters,
+    answer_history,
     history_operation,
     media_type,
-    write_history,
 )
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
@@ -25,7 +24,7 @@ from kilowatch.subscriptions.service import Subscriptions
 router = APIRouter(prefix="/api/v1")
 
 
-def _subscriptions(request: Request) -> Subscriptions:
+async def _subscriptions(request: Request) -> Subscriptions:
     service: Subscriptions = request.app.state.subscriptions
     return service
 
@@ -129,7 +128,7 @@ async def latest_of_subscription(
     subscriptions: SubscriptionService, lane: HistoryLane, who: Who, subscription_id: RecordId
 ) -> Response:
     """All of them, on one page, in the subscription's order."""
-    return answer(LatestReadings(await lane.run(subscriptions.latest, who, subscription_id)))
+    return answer(LatestReadings(await lane.run_quickly(subscriptions.latest, who, subscription_id)))
 
 
 @router.get(
@@ -149,9 +148,6 @@ async def history_of_subscription(
 ) -> Response:
     """Readings, or buckets of them, of all its metrics in a half-open window."""
     media = media_type(request, format)
-
-    def read() -> Response:
-        history, unavailable = subscriptions.history(who, subscription_id, question)
-        return write_history(request, replace(history, unavailable=tuple(unavailable)), media)
-
-    return await lane.run(read)
+    return await answer_history(
+        request, lane, lambda stop: subscriptions.stream(who, subscription_id, question, stop=stop), media
+    )

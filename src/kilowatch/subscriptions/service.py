@@ -1,6 +1,8 @@
 """Decides what a subscription may hold, and what its owner sees of it today."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -10,8 +12,8 @@ from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Fault, Invalid, NotFound
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import History, LatestReading
-from kilowatch.history.service import Histories, Query
+from kilowatch.history.model import HistoryStream, LatestReading
+from kilowatch.history.service import Histories, Query, Stop
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.subscriptions import store
@@ -73,7 +75,7 @@ class Subscriptions:
 
     def delete_subscription(self, caller: Caller, subscription_id: int) -> None:
         with self._gate.writing(caller) as work:
-            _stored(work, subscription_id)
+            _stored(work.connection, work.who, subscription_id)
             store.delete_subscription(work.connection, subscription_id)
 
     def latest(self, caller: Caller, subscription_id: int) -> list[LatestReading]:
@@ -85,11 +87,24 @@ class Subscriptions:
         }
         return [readings.get(metric_id) or _unavailable(metric_id) for metric_id in ids]
 
-    def history(self, caller: Caller, subscription_id: int, query: Query) -> tuple[History, list[int]]:
-        """The history of the metrics that may be read, and the ids of those that may not."""
+    def stream(
+        self, caller: Caller, subscription_id: int, query: Query, *, stop: Stop = lambda: False
+    ) -> HistoryStream:
+        """The history of the metrics that may be read, naming those that may not.
+
+        Ends with `NoSuchMetric` or `NoSuchSubscription` once the caller may not read one of them any more.
+        """
         ids, readable = self._metrics(caller, subscription_id)
-        history = self._histories.history([readable[metric_id] for metric_id in ids if metric_id in readable], query)
-        return history, [metric_id for metric_id in ids if metric_id not in readable]
+        metrics = [readable[metric_id] for metric_id in ids if metric_id in readable]
+
+        def check() -> None:
+            _, still_readable = self._metrics(caller, subscription_id)
+            for metric in metrics:
+                if metric.id not in still_readable:
+                    raise facility.NoSuchMetric(str(metric.id))
+
+        stream = self._histories.stream(metrics, query, check=check, stop=stop)
+        return replace(stream, unavailable=tuple(metric_id for metric_id in ids if metric_id not in readable))
 
     def owner(self, operator: Principal, subscription_id: int) -> Principal:
         """Whose subscription it is, for the command line: it is read with its owner's rights."""
@@ -100,16 +115,26 @@ class Subscriptions:
                 raise NoSuchSubscription
             return owner
 
-    def _metrics(self, caller: Caller, subscription_id: int) -> tuple[list[int], dict[int, PlacedMetric]]:
-        with self._gate.reading(caller) as work:
-            _stored(work, subscription_id)
-            ids = store.metric_ids_of(work.connection, [subscription_id])[subscription_id]
-            return ids, facility.readable_metrics(work.connection, work.who, ids)
+    def _metrics(self, caller: Caller, subscription_id: int) -> "_Metrics":
+        return self._gate.seeing(caller, _metrics, subscription_id).found
 
 
-def _stored(work: Work, subscription_id: int) -> StoredSubscription:
-    found = store.find_subscription(work.connection, work.who.user_id, subscription_id)
-    if found is None or not _in_reach(work.connection, work.who, [found]):
+class _Metrics(NamedTuple):
+    """A subscription's metrics in its order, and those of them that may be read."""
+
+    ids: list[int]
+    readable: dict[int, PlacedMetric]
+
+
+def _metrics(connection: Connection, who: Principal, subscription_id: int) -> _Metrics:
+    _stored(connection, who, subscription_id)
+    ids = store.metric_ids_of(connection, [subscription_id])[subscription_id]
+    return _Metrics(ids, facility.readable_metrics(connection, who, ids))
+
+
+def _stored(connection: Connection, who: Principal, subscription_id: int) -> StoredSubscription:
+    found = store.find_subscription(connection, who.user_id, subscription_id)
+    if found is None or not _in_reach(connection, who, [found]):
         raise NoSuchSubscription
     return found
 
@@ -124,7 +149,7 @@ def _in_reach(connection: Connection, who: Principal, stored: Sequence[StoredSub
 
 
 def _subscription(work: Work, subscription_id: int) -> Subscription:
-    return _subscriptions(work.connection, work.who, [_stored(work, subscription_id)])[0]
+    return _subscriptions(work.connection, work.who, [_stored(work.connection, work.who, subscription_id)])[0]
 
 
 def _subscriptions(connection: Connection, who: Principal, stored: Sequence[StoredSubscription]) -> list[Subscription]:

@@ -1,0 +1,58 @@
+"""The engine's Native format: blocks of columns as they lie in memory, for the types that readings have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kilowatch.history.model import Rows
+
+
+def encode(rows: Rows) -> bytes:
+    """The rows as one block for the table `readings`."""
+    columns = (
+        (b"metric_id", b"UInt32", rows.metric_ids.astype("<u4", copy=False)),
+        (b"ts", b"DateTime64(3, 'UTC')", rows.timestamps.astype("<i8", copy=False)),
+        (b"value", b"Float64", rows.values.astype("<f8", copy=False)),
+        (b"received_at", b"DateTime64(3, 'UTC')", np.full(len(rows), rows.received_at, "<i8")),
+    )
+    parts = [_varint(len(columns)), _varint(len(rows))]
+    for name, kind, data in columns:
+        parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
+    return b"".join(parts)
+
+
+def decode(answer: bytes, dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
+    """The columns of an answer, which are of these types of fixed width."""
+    blocks: list[list[np.ndarray]] = [[] for _ in dtypes]
+    place = 0
+    while place < len(answer):
+        _, place = _number(answer, place)  # how many columns
+        rows, place = _number(answer, place)
+        for column, dtype in zip(blocks, dtypes, strict=True):
+            for _ in ("name", "type"):
+                length, place = _number(answer, place)
+                place += length
+            column.append(np.frombuffer(answer, dtype, rows, place))
+            place += rows * dtype.itemsize
+    return [np.concatenate(parts) if parts else np.empty(0, dtype) for parts, dtype in zip(blocks, dtypes, strict=True)]
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*out, number))
+
+
+def _number(answer: bytes, place: int) -> tuple[int, int]:
+    """The varint at a place, and the place behind it."""
+    number = shift = 0
+    while True:
+        byte = answer[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return number, place
