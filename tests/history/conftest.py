@@ -5,6 +5,7 @@ Each test takes metrics of its own.
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -89,7 +90,7 @@ def ms(instant: str | int) -> int:
     """Of an ISO time; a naive one is UTC, as in `2026-01-05T12:00`."""
     if isinstance(instant, int):
         return instant
-    aware = instant if instant.endswith("Z") or "+" in instant[10:] else f"{instant}+00:00"
+    aware = instant if re.search(r"Z$|[+-]\d\d:\d\d$", instant[10:]) else f"{instant}+00:00"
     return to_ms(datetime.fromisoformat(aware))
 
 

@@ -4,6 +4,7 @@ Here a window is read as a sentence is: what does each reading say, about which 
 of a bucket? Times are ms since 1970, values exact fractions, `None` is a gap.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,16 +101,42 @@ def history(
     """
     kept = [(instant, value * scale + offset) for instant, value in surviving(readings)]
     held = held_values(kept, behaviour=behaviour, max_gap_s=max_gap_s, window_end=edges[-1], now=now)
-    return [_bucket(kept, held, aggregate, begin, end) for begin, end in pairwise(edges)]
+    rose = rises(kept)
+    # a rise is a difference of two readings, so it is rounded relative to them
+    largest = sum((abs(value) for _, value in kept), Fraction(0))
+    buckets = []
+    for begin, end in pairwise(edges):
+        if aggregate == "delta":
+            amounts = _between(rose, begin, end)
+            value = sum(amounts, Fraction(0)) if amounts else None
+            buckets.append(Bucket(value, _coverage(held, begin, end), largest))
+        else:
+            buckets.append(_bucket(_between(kept, begin, end), _pieces(held, begin, end), aggregate, end - begin))
+    return buckets
 
 
-def _bucket(
-    readings: Sequence[tuple[int, Fraction]], held: Sequence[Held], aggregate: str, begin: int, end: int
-) -> Bucket:
-    pieces = [(part.value, part.within(begin, end)) for part in held]
+def _between(rows: Sequence[tuple[int, Fraction]], begin: int, end: int) -> list[Fraction]:
+    """The values of the instants in `[begin, end)`; the rows are in order."""
+    first, last = (bisect_left(rows, edge, key=lambda row: row[0]) for edge in (begin, end))
+    return [value for _, value in rows[first:last]]
+
+
+def _pieces(held: Sequence[Held], begin: int, end: int) -> list[tuple[Fraction, int]]:
+    """The values that hold in a bucket, each with for how many ms of it."""
+    first = bisect_right(held, begin, key=lambda part: part.end)
+    last = bisect_left(held, end, key=lambda part: part.begin)
+    found = [(part.value, part.within(begin, end)) for part in held[first:last]]
+    return [(value, ms) for value, ms in found if ms]
+
+
+def _coverage(held: Sequence[Held], begin: int, end: int) -> Fraction:
+    return Fraction(sum(ms for _, ms in _pieces(held, begin, end)), end - begin)
+
+
+def _bucket(own: Sequence[Fraction], pieces: Sequence[tuple[Fraction, int]], aggregate: str, length: int) -> Bucket:
+    """From the readings in it, and from what holds in it."""
     covered = sum(ms for _, ms in pieces)
-    amounts = [value * ms for value, ms in pieces if ms]
-    own = [value for instant, value in readings if begin <= instant < end]
+    amounts = [value * ms for value, ms in pieces]
     value: Fraction | None = None
     if aggregate == "mean":
         value = sum(amounts, Fraction(0)) / covered if covered else None
@@ -118,13 +145,8 @@ def _bucket(
         wanted = DIRECTIONS[aggregate]
         amounts = [abs(amount) / MS_PER_HOUR * wanted(amount) for amount in amounts]
         value = sum(amounts, Fraction(0)) if covered else None
-    elif aggregate == "delta":
-        amounts = [rise for instant, rise in rises(readings) if begin <= instant < end]
-        value = sum(amounts, Fraction(0)) if amounts else None
-        # a rise is a difference of two readings, so it is rounded relative to them
-        amounts = [value for _, value in readings]
     elif own:
-        amounts = own
+        amounts = list(own)
         value = {
             "min": min(own),
             "max": max(own),
@@ -133,4 +155,4 @@ def _bucket(
             "sum": sum(own, Fraction(0)),
             "count": Fraction(len(own)),
         }[aggregate]
-    return Bucket(value, Fraction(covered, end - begin), sum(map(abs, amounts), Fraction(0)))
+    return Bucket(value, Fraction(covered, length), sum(map(abs, amounts), Fraction(0)))

@@ -585,6 +585,45 @@ def test_buckets_add_up_to_the_window(
     assert covered == dict.fromkeys(covered, pytest.approx(covered["1y"], rel=1e-9))
 
 
+@pytest.mark.parametrize("aggregate", [*ENERGIES, "sum", "count", "delta"])
+@given(data=st.data())
+@settings(steady, max_examples=40)
+def test_buckets_of_every_length_add_up_to_the_window(aggregate: Aggregate, data: st.DataObject) -> None:
+    """From seconds to years, wherever they fit the window; values are eighths, so only energies are rounded."""
+    timezone, _, start, _ = data.draw(st.sampled_from(WINDOWS))
+    begin = ms(start) + data.draw(st.integers(0, 7_200_000))
+    length = data.draw(st.sampled_from([200_000, 3_000_000, 9 * 3_600_000, 40 * 86_400_000, 3 * YEAR_MS]))
+    window, zone = Window(from_ms(begin), from_ms(begin + length)), timespan.zone(timezone)
+    times = st.integers(begin - length // 2, begin + length + length // 8)
+    values = COUNTER_VALUES if aggregate == "delta" else GAUGE_VALUES
+    readings = sorted(data.draw(st.dictionaries(times, values, max_size=40)).items())
+    first = max((at for at, _ in readings if at < begin), default=begin)
+    last = next((at for at, _ in readings if at >= begin + length), begin + length)
+    around = [reading for reading in readings if first <= reading[0] <= last]
+    gap = data.draw(st.sampled_from([None, 1, 900, length // 5_000]))
+    now = begin + data.draw(st.sampled_from([2 * length, length // 3]))
+
+    def total(edges: list[int]) -> tuple[float, int]:
+        buckets = intervals.aggregate_readings(
+            np.array([at for at, _ in around], np.int64),
+            np.array([value for _, value in around], np.float64),
+            np.array(edges, np.int64),
+            aggregate=aggregate,
+            behaviour="counter" if aggregate == "delta" else "gauge",
+            max_gap_ms=None if gap is None else gap * 1000,
+            now_ms=now,
+        )
+        return float(np.nansum(buckets.values)), int(buckets.held_ms.sum())
+
+    whole, held = total([window.start_ms, window.end_ms])
+    fitting = [r for r in timespan.RESOLUTIONS if r.count(window, zone, most=3000) <= 3000]
+    assert "1y" in [r.name for r in fitting]
+    for resolution in fitting:
+        parts, held_in_parts = total(resolution.buckets(window, zone))
+        assert held_in_parts == held, resolution.name
+        assert parts == pytest.approx(whole, rel=1e-9, abs=1e-6), resolution.name
+
+
 @pytest.mark.parametrize(("aggregate", "which"), [("energy", 0), ("sum", 0), ("count", 0), ("delta", 1)])
 def test_windows_add_up_too(
     recorder: Recorder, irregular: tuple[PlacedMetric, PlacedMetric], aggregate: str, which: int
