@@ -74,3 +74,36 @@ ERASE = (
     "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
     "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
 )
+
+# ── corrections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STORED_DTYPE = np.dtype([("readings", "<u8"), ("received_until", "<i8")])
+STORED_IN_WINDOW = f"""
+SELECT count(), toUnixTimestamp64Milli(max(received_at))
+FROM readings FINAL
+WHERE {_IN_WINDOW}
+{_FINAL}
+"""
+
+_RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
+
+# A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what
+# is the newest then is put in anew. What arrives meanwhile was received later: its rows stay in both tables.
+ERASE_WINDOW = (
+    f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN} SETTINGS mutations_sync = 2",
+    """
+    ALTER TABLE latest DELETE
+    WHERE metric_id IN {ids:Array(UInt32)}
+        AND finalizeAggregation(reading).1 >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+        AND finalizeAggregation(reading).1 < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+        AND finalizeAggregation(reading).3 <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
+    SETTINGS mutations_sync = 2
+    """,
+    """
+    INSERT INTO latest
+    SELECT metric_id, argMaxState((ts, value, received_at), (ts, received_at)) AS reading
+    FROM readings
+    WHERE metric_id IN {ids:Array(UInt32)}
+    GROUP BY metric_id
+    """,
+)

@@ -2,6 +2,7 @@
 
 import queue
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,17 +22,18 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from kilowatch.errors import Invalid, Unavailable
-from kilowatch.history import statements
+from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import READING_DTYPE, Batch, Latest
-from kilowatch.kit.timespan import Window
+from kilowatch.history.model import READING_DTYPE, Batch, Latest, Replaced, Stored
+from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.history")
 
 _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
+_READ_BACK_AT_ONCE = 1_000_000
 # One upload may bring many years; the engine's default refuses more than 100 months at once.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
@@ -83,6 +85,7 @@ class HistoryStore:
         connect = _connector(url, create=migrate)
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
+        self._correcting = threading.Lock()
         try:
             for _ in range(connections + 1):
                 self._clients.append(connect())
@@ -118,6 +121,57 @@ class HistoryStore:
         for chunk in _chunks(metric_ids):
             for statement in statements.ERASE:
                 self._command(statement, {"ids": list(chunk)})
+
+    # ── corrections ──
+
+    def stored_in_window(self, metric_id: int, window: Window) -> Stored:
+        """What the window has of a metric, for `erase_window`."""
+        parameters = {"ids": [metric_id], "start": window.start_ms, "end": window.end_ms}
+        ((readings, received_until),) = self._query(
+            statements.STORED_IN_WINDOW, parameters, statements.STORED_DTYPE
+        ).tolist()
+        return Stored(readings, received_until)
+
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
+        """Remove a metric's readings in the window from the disk, those received until then (ms). Done when it returns.
+
+        Latest is the newest reading that is left. If this is cut off half-way it has to be done again, as nothing else
+        makes latest right.
+        """
+        parameters = {
+            "ids": [metric_id],
+            "start": window.start_ms,
+            "end": window.end_ms,
+            "received_until": received_until,
+        }
+        # One at a time: what one finds to be the newest reading may be what another is just removing.
+        with self._correcting:
+            for statement in statements.ERASE_WINDOW:
+                self._command(statement, parameters)
+
+    def replaced(self, batch: Batch) -> dict[int, Replaced]:
+        """How many stored readings would get another value by this batch, by metric; those that would not are missing.
+
+        Only what is not newer than a metric's latest reading is looked for.
+        """
+        at_latest, before_latest = replacing.not_newer(
+            batch, self.latest(np.unique(batch.metric_ids).tolist()) if len(batch) else {}
+        )
+        found = [at_latest]
+        for rows in replacing.spans(before_latest):
+            found += [replacing.differing(rows, stored) for stored in self._read_back(rows)]
+        return replacing.by_metric(np.concatenate(found))
+
+    def _read_back(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """What the rows' metrics have from the first to the last of their times, a million readings at once."""
+        window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
+        for metric_ids in _chunks(np.unique(rows["metric_id"]).tolist()):
+            after, more = (0, 0), True
+            while more:
+                stored = self.readings_page(metric_ids, window, limit=_READ_BACK_AT_ONCE, after=after)
+                yield stored
+                more = len(stored) == _READ_BACK_AT_ONCE
+                after = (int(stored["metric_id"][-1]), int(stored["ts"][-1])) if more else after
 
     # ── out ──
 

@@ -1,25 +1,28 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
+import structlog
 
-from kilowatch.auth.model import Role
+from kilowatch.auth.model import OPERATOR, Role
 from kilowatch.auth.service import Caller, Gate
 from kilowatch.config import Settings
-from kilowatch.errors import Forbidden, TooLarge
+from kilowatch.errors import Forbidden, TooLarge, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch
+from kilowatch.history.model import Batch, Replaced
 from kilowatch.ingest import formats
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.text import MAX_ID
 from kilowatch.kit.timespan import to_ms
+
+log = structlog.get_logger("kilowatch.ingest")
 
 MOST_METRICS = 50_000
 """Different metrics in one request: each name costs the catalogue some 50 µs."""
@@ -27,6 +30,8 @@ MOST_METRICS = 50_000
 
 class Appending(Protocol):
     def append(self, batch: Batch) -> int: ...
+
+    def replaced(self, batch: Batch) -> dict[int, Replaced]: ...
 
 
 class Intake:
@@ -65,10 +70,22 @@ class Intake:
             return earlier
         columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
         with self._gate.reading(caller, scope="ingest") as work:
-            found = facility.addressed_metrics(work.connection, work.who, _possible(columns.references))
+            possible = _possible(columns.references)
+            found = facility.addressed_metrics(work.connection, work.who, possible)
+            unknown = [name for name in possible if isinstance(name, str) and name not in found]
+            creating = facility.creating_devices(work.connection, work.who, unknown)
             now = work.now
+        not_made: dict[str, str] = {}
+        arriving = _arriving(
+            columns,
+            {name for name in unknown if name.rpartition("/")[0] in creating},
+            latest=now + self._max_future,
+        )
+        if arriving:
+            made, not_made = self._create(caller, arriving)
+            found |= made
         metrics = _Metrics.of(columns, found)
-        _refuse_unknown(columns, metrics)
+        _refuse_unknown(columns, metrics, not_made)
         _refuse_times(columns, now + self._max_future)
         _refuse_values(columns, metrics)
         report = columns.verdicts.report()
@@ -77,11 +94,61 @@ class Intake:
         if report.accepted:
             taken = ~columns.verdicts.refused
             metric_ids = metrics.ids[columns.reference_of[taken]]
-            self._history.append(Batch(metric_ids, columns.timestamps[taken], columns.values[taken]))
+            batch = Batch(metric_ids, columns.timestamps[taken], columns.values[taken])
+            self._append(caller, batch, {metric.id: metric for metric, _ in found.values()})
         if once is not None:
             with self._gate.writing(caller, scope="ingest") as work:
                 remember(work.connection, once, report, user_id=user_id, now=work.now)
         return report
+
+    def _create(
+        self, caller: Caller, arriving: Mapping[str, str | None]
+    ) -> tuple[dict[Reference, tuple[PlacedMetric, Role]], dict[str, str]]:
+        """Make metrics of names that devices are set to make them of; and why some were not made."""
+        with self._gate.writing(caller, scope="ingest") as work:
+            not_made = facility.create_on_arrival(work, arriving)
+            return facility.addressed_metrics(work.connection, work.who, list(arriving)), not_made
+
+    def _append(self, caller: Caller, batch: Batch, metrics: Mapping[int, PlacedMetric]) -> None:
+        """Store readings; those that give another value to a time that has one are noted in the audit log.
+
+        They are noted before: of the two that a crash can leave, an entry too many is better than one too few.
+        """
+        corrected = self._history.replaced(batch)
+        entries: list[int] = []
+        if corrected:
+            with self._gate.writing(caller, scope="ingest") as work:
+                entries = facility.record_corrections(work, corrected, metrics)
+        try:
+            self._history.append(batch)
+        except Exception:
+            self._take_back(entries)
+            raise
+
+    def _take_back(self, entries: list[int]) -> None:
+        if not entries:
+            return
+        try:
+            # on our own behalf: the caller's rights may have gone meanwhile
+            with self._gate.writing(OPERATOR) as work:
+                facility.take_back_corrections(work.connection, entries)
+        except Unavailable:
+            log.warning("the audit log has corrections that were not made", entries=entries, exc_info=True)
+
+
+def _arriving(columns: Columns, names: Collection[str], *, latest: datetime) -> dict[str, str | None]:
+    """Those of the names that a good reading is for, each with the unit that the first such reading says, if any."""
+    if not names:
+        return {}
+    good = ~columns.verdicts.refused & (columns.timestamps >= 0) & (columns.timestamps <= to_ms(latest))
+    rows = np.flatnonzero(good)
+    named, first = np.unique(columns.reference_of[rows], return_index=True)
+    arriving: dict[str, str | None] = {}
+    for reference, row in zip(named.tolist(), rows[first].tolist(), strict=True):
+        name = columns.references[reference]
+        if isinstance(name, str) and name in names:
+            arriving[name] = None if columns.units is None else columns.unit_names[columns.units[row]]
+    return arriving
 
 
 _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
@@ -132,11 +199,12 @@ def _limits(given: list[float | None], otherwise: float) -> np.ndarray:
     return np.array([otherwise if limit is None else limit for limit in given], np.float64)
 
 
-def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
+def _refuse_unknown(columns: Columns, metrics: _Metrics, not_made: Mapping[str, str]) -> None:
     named = columns.reference_of  # -1 is refused already, and picks some reference harmlessly
 
     def unknown(row: int) -> str:
-        return f"There is no metric {str(columns.references[named[row]])[:200]!r} that you can see."
+        name = str(columns.references[named[row]])
+        return not_made.get(name) or f"There is no metric {name[:200]!r} that you can see."
 
     if len(metrics.ids):
         columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)
