@@ -1,7 +1,7 @@
 """Readings that are taken out or given another value: what history and latest say then, whatever happens meanwhile."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -237,16 +237,17 @@ class TestReplaced:
         self, store: HistoryStore, metric: int, other: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two late readings ten years apart don't read back the ten years."""
-        year, read = 31_557_600_000, []
+        year = 31_557_600_000
+        read: list[int] = []
         store.append(batch_of((metric, [(n * year // 100, 1.0) for n in range(1001)]), (other, [(1, 1.0)])))
 
-        def recorded(self: HistoryStore, rows: np.ndarray, original: Callable[..., Iterator[np.ndarray]]) -> object:
-            for stored in original(self, rows):
+        def recorded(self: HistoryStore, rows: np.ndarray, within: Window) -> Iterator[np.ndarray]:
+            for stored in original(self, rows, within):
                 read.append(len(stored))
                 yield stored
 
         original = HistoryStore._read_back
-        monkeypatch.setattr(HistoryStore, "_read_back", lambda self, rows: recorded(self, rows, original))
+        monkeypatch.setattr(HistoryStore, "_read_back", recorded)
         found = store.replaced(batch_of((metric, [(0, 2.0), (9 * year, 2.0)])))
         assert found == {metric: Replaced(2, 0, 9 * year)}
         assert read == [1, 1]
@@ -261,6 +262,18 @@ class TestReplaced:
         changed = [(n, float(n % 2)) for n in range(10)]
         found = store.replaced(batch_of((other, changed), (metric, changed)))
         assert found == dict.fromkeys((metric, other), Replaced(5, 0, 8))
+
+    def test_few_among_many_are_looked_up_alone(
+        self, store: HistoryStore, metric: int, other: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kilowatch.history.store._READ_BACK_AT_ONCE", 10)
+        monkeypatch.setattr("kilowatch.history.store._POINTS_AT_ONCE", 2)
+        monkeypatch.delattr(HistoryStore, "_read_back")
+        readings = [(n, 1.0) for n in range(100)]
+        store.append(batch_of((metric, readings), (other, readings)))
+        store.append(batch_of((metric, [(98, 3.0)])))
+        again = batch_of((metric, [(98, 2.0), (3, 1.0), (1, 2.0)]), (other, [(3, 2.0), (98, 1.0)]))
+        assert store.replaced(again) == {metric: Replaced(2, 1, 98), other: Replaced(1, 3, 3)}
 
     @given(st.data())
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

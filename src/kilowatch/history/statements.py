@@ -85,6 +85,17 @@ WHERE {_IN_WINDOW}
 {_FINAL}
 """
 
+READINGS_AT = f"""
+SELECT metric_id, toUnixTimestamp64Milli(ts), value
+FROM readings FINAL
+WHERE (metric_id, ts) IN (
+    SELECT pair.1, fromUnixTimestamp64Milli(pair.2, 'UTC')
+    FROM (SELECT arrayJoin(arrayZip({{ids:Array(UInt32)}}, {{times:Array(Int64)}})) AS pair)
+)
+ORDER BY metric_id, ts
+{_FINAL}
+"""
+
 _RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
 
 # A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what

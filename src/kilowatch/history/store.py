@@ -34,6 +34,7 @@ _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
 _READ_BACK_AT_ONCE = 1_000_000
+_POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
 # One upload may bring many years; the engine's default refuses more than 100 months at once.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
@@ -159,19 +160,38 @@ class HistoryStore:
         )
         found = [at_latest]
         for rows in replacing.spans(before_latest):
-            found += [replacing.differing(rows, stored) for stored in self._read_back(rows)]
+            window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
+            stored_parts = self._read_points(rows) if self._is_sparse(rows, window) else self._read_back(rows, window)
+            found += [replacing.differing(rows, stored) for stored in stored_parts]
         return replacing.by_metric(np.concatenate(found))
 
-    def _read_back(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """What the rows' metrics have from the first to the last of their times, a million readings at once."""
-        window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
-        for metric_ids in _chunks(np.unique(rows["metric_id"]).tolist()):
-            after, more = (0, 0), True
+    def _is_sparse(self, rows: np.ndarray, window: Window) -> bool:
+        """Whether the rows' metrics have so much in the window that it is quicker to look for the rows alone."""
+        counts = (
+            sum(self.count_in_window(chunk, window).values())
+            for chunk in _chunks(np.unique(rows["metric_id"]).tolist())
+        )
+        return sum(counts) > 10 * len(rows) + _READ_BACK_AT_ONCE // 10
+
+    def _read_points(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """What is stored at the rows' times, some of the rows at a time."""
+        for begin in range(0, len(rows), _POINTS_AT_ONCE):
+            part = rows[begin : begin + _POINTS_AT_ONCE]
+            parameters = {"ids": part["metric_id"].tolist(), "times": part["ts"].tolist()}
+            yield self._query(statements.READINGS_AT, parameters, statements.POINT_DTYPE)
+
+    def _read_back(self, rows: np.ndarray, window: Window) -> Iterator[np.ndarray]:
+        """What the rows' metrics have in the window, a million readings at a time."""
+        for chunk in _chunks(np.unique(rows["metric_id"]).tolist()):
+            metric_ids, after, more = list(chunk), (0, 0), True
             while more:
                 stored = self.readings_page(metric_ids, window, limit=_READ_BACK_AT_ONCE, after=after)
                 yield stored
                 more = len(stored) == _READ_BACK_AT_ONCE
-                after = (int(stored["metric_id"][-1]), int(stored["ts"][-1])) if more else after
+                if more:
+                    after = (int(stored["metric_id"][-1]), int(stored["ts"][-1]))
+                    # those that are done are not looked through again
+                    metric_ids = [metric_id for metric_id in metric_ids if metric_id >= after[0]]
 
     # ── out ──
 
