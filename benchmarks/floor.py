@@ -24,7 +24,6 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.progress import Progress
 from benchmarks.readings import DAY_MS, MINUTE_MS, SECOND_MS, Block, Metric, blocks, day_start
 from benchmarks.scale import BATCH, DAY_METRICS, SCALES, SCRATCH_METRICS, YEAR_METRICS, Scale
-from kilowatch.history.model import READING_DTYPE
 from kilowatch.history.store import HistoryStore
 
 _GROUP = 8 * BATCH
@@ -40,7 +39,7 @@ _HOURLY = f"""SELECT metric_id, toStartOfHour(ts) AS hour, avg(value) FROM readi
     GROUP BY metric_id, hour ORDER BY metric_id, hour"""
 _DAILY = f"""SELECT metric_id, toStartOfDay(ts, 'Europe/Berlin') AS day, sum(value) / 60 FROM readings WHERE {_WINDOW}
     GROUP BY metric_id, day ORDER BY metric_id, day"""
-_LATEST = """SELECT metric_id, argMaxMerge(reading) FROM latest WHERE metric_id IN {ids:Array(UInt32)}
+_LATEST = """SELECT metric_id, max(newest) FROM latest WHERE metric_id IN {ids:Array(UInt32)}
     GROUP BY metric_id"""
 
 Figures = dict[str, float]
@@ -100,7 +99,7 @@ class Floor:
         self.figures[name] = _figures(took, rate=count / sum(took))
 
     def _raw_insert(self, rows: bytes) -> None:
-        self._client.raw_insert("readings", list(READING_DTYPE.names or ()), rows, fmt="RowBinary")
+        self._client.raw_insert("readings", ("metric_id", "ts", "value", "received_at"), rows, fmt="Native")
 
     def settle(self) -> None:
         """Wait until no parts are being merged, or as long as the server may at most."""
@@ -169,12 +168,14 @@ def _timed(client: Client, sql: str, parameters: dict[str, Any], form: str) -> f
 
 def _rows(block: Block) -> bytes:
     """The block's rows as `HistoryStore` hands them to the engine, ordered as the table is."""
-    rows = np.empty(len(block), READING_DTYPE)
-    rows["metric_id"] = np.repeat(np.array(_ids(block.metrics), np.uint32), len(block.timestamps))
-    rows["ts"] = np.tile(block.timestamps, len(block.metrics))
-    rows["value"] = block.values.ravel()
-    rows["received_at"] = int(time.time() * SECOND_MS)
-    return rows.tobytes()
+    return encode(
+        Rows(
+            metric_ids=np.repeat(np.array(_ids(block.metrics), np.uint32), len(block.timestamps)),
+            timestamps=np.tile(block.timestamps, len(block.metrics)),
+            values=block.values.ravel(),
+            received_at=int(time.time() * SECOND_MS),
+        )
+    )
 
 
 def _ids(metrics: Sequence[Metric]) -> list[int]:

@@ -18,7 +18,7 @@ ROLES = ("anonymous", "newcomer", "standard", "neighbour", "technician", "admin"
 Subscriptions and API keys that are asked about are the technician's."""
 
 EVERYONE_READS = "401 404 200 404 200 200"
-TECHNICIANS_CHANGE = "401 404 403 404 200 200"
+FOR_TECHNICIANS = "401 404 403 404 200 200"
 ADMINS_CHANGE_A_SITE = "401 404 403 404 403 200"
 ADMINS = "401 403 403 403 403 200"
 SIGNED_IN = "401 200 200 200 200 200"
@@ -45,6 +45,7 @@ MATRIX = {
     "GET /api/v1/sites/{site_id}": EVERYONE_READS,
     "PATCH /api/v1/sites/{site_id}": ADMINS_CHANGE_A_SITE,
     "DELETE /api/v1/sites/{site_id}": ADMINS_CHANGE_A_SITE,
+    "GET /api/v1/sites/{site_id}/audit": FOR_TECHNICIANS,
     "GET /api/v1/sites/{site_id}/grants": ADMINS_CHANGE_A_SITE,
     "PUT /api/v1/sites/{site_id}/grants/{user_id}": ADMINS_CHANGE_A_SITE,
     "DELETE /api/v1/sites/{site_id}/grants/{user_id}": "401 404 403 404 403 204",
@@ -52,14 +53,15 @@ MATRIX = {
     "POST /api/v1/sites/{site_id}/devices": "401 404 403 404 201 201",
     "GET /api/v1/sites/{site_id}/latest": EVERYONE_READS,
     "GET /api/v1/devices/{device_id}": EVERYONE_READS,
-    "PATCH /api/v1/devices/{device_id}": TECHNICIANS_CHANGE,
-    "DELETE /api/v1/devices/{device_id}": TECHNICIANS_CHANGE,
+    "PATCH /api/v1/devices/{device_id}": FOR_TECHNICIANS,
+    "DELETE /api/v1/devices/{device_id}": FOR_TECHNICIANS,
     "GET /api/v1/devices/{device_id}/latest": EVERYONE_READS,
     "GET /api/v1/devices/{device_id}/metrics": EVERYONE_READS,
     "POST /api/v1/devices/{device_id}/metrics": "401 404 403 404 201 201",
     "GET /api/v1/metrics/{metric_id}": EVERYONE_READS,
-    "PATCH /api/v1/metrics/{metric_id}": TECHNICIANS_CHANGE,
-    "DELETE /api/v1/metrics/{metric_id}": TECHNICIANS_CHANGE,
+    "PATCH /api/v1/metrics/{metric_id}": FOR_TECHNICIANS,
+    "DELETE /api/v1/metrics/{metric_id}": FOR_TECHNICIANS,
+    "DELETE /api/v1/metrics/{metric_id}/readings": FOR_TECHNICIANS,
     "GET /api/v1/metrics/{metric_id}/latest": EVERYONE_READS,
     "GET /api/v1/metrics/{metric_id}/history": EVERYONE_READS,
     # a metric that one can't see is reported as an unknown one, in a report that takes nothing
@@ -171,6 +173,8 @@ def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> http
         more["data"] = {"username": target.technician.email, "password": target.technician.password}
     if operation.endswith("/history"):
         more["params"] = WINDOW
+    if operation.startswith("DELETE ") and operation.endswith("/readings"):
+        more["params"] = {"start": WINDOW["start"], "end": WINDOW["end"]}
     return http.request(method, f"http://testserver{path}", **more)
 
 

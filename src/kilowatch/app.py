@@ -125,7 +125,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = latest = count
+    erase = submit = append = latest = replaced = stored_in_window = erase_window = count
     spans = Spans(0)
 
 

@@ -153,6 +153,8 @@ class Principal(msgspec.Struct, frozen=True):
     only_site_id: int | None = None
     sign_in_id: int | None = None
     expires_at: datetime | None = None
+    api_key_id: int | None = None
+    api_key_name: str | None = None
 
 
 OPERATOR = Principal(user_id=0, email="operator", name="Operator of this machine", is_admin=True)

@@ -361,6 +361,12 @@ def delete_grant(connection: Connection, user_id: int, site_id: int) -> None:
         raise NotFound("This user has no grant at this site.")
 
 
+def grant_of(connection: Connection, user_id: int, site_id: int) -> tuple[str, Role | None]:
+    """A user's email and role at a site, if there is one."""
+    grants = store.grants_of_user(connection, user_id, only_site_id=site_id)
+    return _user(connection, user_id).email, grants[0].role if grants else None
+
+
 def _user(connection: Connection, user_id: int) -> User:
     user = store.find_user(connection, user_id)
     if user is None:

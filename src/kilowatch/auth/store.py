@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, and_, column, delete, func, insert, or_, select, table, update
 
@@ -39,7 +40,7 @@ def find_principal_by_sign_in(connection: Connection, sign_in_id: int) -> Princi
 
 
 def find_principal_by_key(connection: Connection, key_hash: str, now: datetime) -> Principal | None:
-    row = connection.execute(
+    row: Any = connection.execute(
         select(
             UserRow.id,
             UserRow.email,
@@ -48,15 +49,25 @@ def find_principal_by_key(connection: Connection, key_hash: str, now: datetime) 
             ApiKeyRow.scopes,
             ApiKeyRow.site_id,
             ApiKeyRow.expires_at,
+            ApiKeyRow.id,
+            ApiKeyRow.name,
         )
         .join(ApiKeyRow, ApiKeyRow.user_id == UserRow.id)
         .where(ApiKeyRow.key_hash == key_hash, or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now))
     ).first()
     if row is None:
         return None
-    user_id, email, name, is_admin, scopes, site_id, expires_at = row
+    user_id, email, name, is_admin, scopes, site_id, expires_at, key_id, key_name = row
     return Principal(
-        user_id, email, name, is_admin, scopes=frozenset(scopes), only_site_id=site_id, expires_at=expires_at
+        user_id,
+        email,
+        name,
+        is_admin,
+        scopes=frozenset(scopes),
+        only_site_id=site_id,
+        expires_at=expires_at,
+        api_key_id=key_id,
+        api_key_name=key_name,
     )
 
 

@@ -1,10 +1,10 @@
 """Sites, devices and metrics."""
 
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kilowatch.facility.kinds import DeviceKind, UsualMetric
@@ -12,6 +12,19 @@ from kilowatch.facility.quantities import Behaviour
 from kilowatch.kit.db import Base, Instant
 
 Source = Literal["reported", "simulated"]
+AuditAction = Literal[
+    "site_created",
+    "site_changed",
+    "grant_changed",
+    "device_created",
+    "device_changed",
+    "device_deleted",
+    "metric_created",
+    "metric_changed",
+    "metric_deleted",
+    "readings_deleted",
+    "readings_corrected",
+]
 
 
 class SiteRow(Base):
@@ -49,6 +62,7 @@ class DeviceRow(Base):
     commissioned_on: Mapped[date | None]
     source: Mapped[str] = mapped_column(String(20))
     properties: Mapped[dict[str, Any]] = mapped_column(JSON)
+    create_metrics: Mapped[bool] = mapped_column(server_default=false())
     version: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(Instant)
     updated_at: Mapped[datetime] = mapped_column(Instant)
@@ -84,6 +98,39 @@ class ErasureRow(Base):
 
     metric_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     requested_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class WindowErasureRow(Base):
+    """Readings of a metric that are deleted here and still to be erased from the history, like an `ErasureRow`.
+
+    Times are ms since 1970. What was received after `received_until` came after the deletion, and stays.
+    """
+
+    __tablename__ = "window_erasures"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    metric_id: Mapped[int]
+    start: Mapped[int] = mapped_column(BigInteger)
+    end: Mapped[int] = mapped_column(BigInteger)
+    received_until: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(Base):
+    """Who changed what at a site. Names are as they were then, as users, keys and things may be gone by now."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "site_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    site_id: Mapped[int] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(Instant)
+    user_id: Mapped[int | None]
+    user: Mapped[str] = mapped_column(String(254))
+    api_key_id: Mapped[int | None]
+    api_key: Mapped[str | None] = mapped_column(String(120))
+    action: Mapped[str] = mapped_column(String(30))
+    object: Mapped[str] = mapped_column(String(200))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -124,6 +171,9 @@ class Device(msgspec.Struct, frozen=True):
     commissioned_on: date | None
     source: Source
     properties: dict[str, Any]
+    create_metrics: Annotated[
+        bool, msgspec.Meta(description="Whether readings that arrive for a key it does not have make a metric of it.")
+    ]
     version: int
     created_at: datetime
     updated_at: datetime
@@ -156,6 +206,36 @@ class PlacedMetric(msgspec.Struct, frozen=True):
     @property
     def path(self) -> str:
         return f"{self.site}/{self.device}/{self.key}"
+
+
+class WindowErasure(msgspec.Struct, frozen=True):
+    """Readings to be erased; times in ms since 1970."""
+
+    id: int
+    metric_id: int
+    start: int
+    end: int
+    received_until: int
+
+
+class DeletedReadings(msgspec.Struct, frozen=True):
+    """How many readings were deleted, the replaced ones not counted."""
+
+    readings: int
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who changed what at a site, and when. Names are as they were then."""
+
+    id: int
+    at: datetime
+    user_id: Annotated[int | None, msgspec.Meta(description="Null for the operator of the machine.")]
+    user: Annotated[str, msgspec.Meta(description="The user's email.")]
+    api_key_id: int | None
+    api_key: Annotated[str | None, msgspec.Meta(description="The name of the API key, if one was used.")]
+    action: AuditAction
+    object: Annotated[str, msgspec.Meta(description="`site`, `site/device` or `site/device/key`.")]
+    details: Annotated[dict[str, Any], msgspec.Meta(description="What changed, and how many readings it concerned.")]
 
 
 class Deleted(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """HTTP for sites, grants, devices and metrics."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -8,11 +9,22 @@ from kilowatch.auth.model import Grant
 from kilowatch.auth.routes import MaybeOnce, Who
 from kilowatch.auth.schemas import GrantIn
 from kilowatch.facility.kinds import DeviceKind
-from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, KindInfo, Metric, Site
+from kilowatch.facility.model import (
+    AuditAction,
+    AuditEntry,
+    Deleted,
+    DeletedReadings,
+    Device,
+    DeviceWithMetrics,
+    KindInfo,
+    Metric,
+    Site,
+)
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn, SiteChange, SiteIn
 from kilowatch.facility.service import Catalogue, etag
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.timespan import Window, parse_instant
 from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
@@ -80,6 +92,7 @@ _DEVICE = {
     "commissioned_on": "2024-05-01",
     "source": "reported",
     "properties": {"peak_kw": 9.8, "tilt_deg": 30.0, "azimuth_deg": 180.0},
+    "create_metrics": False,
     "version": 1,
     "created_at": "2026-01-05T09:30:00Z",
     "updated_at": "2026-01-05T09:30:00Z",
@@ -91,7 +104,21 @@ _KIND = {
     "metrics": [{name: value for name, value in _METRIC.items() if name not in ("id", "device_id")}],
 }
 _DELETED = {"devices": 1, "metrics": 2, "readings": 525600}
+_AUDIT = {
+    "id": 12,
+    "at": "2026-01-05T09:30:00Z",
+    "user_id": 2,
+    "user": "ada@example.org",
+    "api_key_id": None,
+    "api_key": None,
+    "action": "readings_deleted",
+    "object": "home/roof/power",
+    "details": {"readings": 60, "start": "2026-01-04T12:00:00Z", "end": "2026-01-04T13:00:00Z"},
+}
 _ETAG = {"ETag": "The device's version, for `If-Match`."}
+
+
+_TIME = {"format": "date-time"}
 
 
 def _page(item: object) -> dict[str, object]:
@@ -197,6 +224,40 @@ def delete_grant(catalogue: CatalogueService, who: Who, site_id: RecordId, user_
     """For administrators. Takes effect with the user's next request."""
     catalogue.delete_grant(who, site_id, user_id)
     return NO_CONTENT()
+
+
+# ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _instant(text: str | None, name: str) -> datetime | None:
+    return None if text is None else parse_instant(text, pointer=name)
+
+
+@router.get(
+    "/sites/{site_id}/audit",
+    tags=["Sites"],
+    summary="List who changed what at a site",
+    **operation(Page[AuditEntry], 401, 403, 404, 422, example=_page(_AUDIT)),
+)
+def list_audit(
+    catalogue: CatalogueService,
+    who: Who,
+    site_id: RecordId,
+    action: Annotated[AuditAction | None, Query(description="Only this action.")] = None,
+    start: Annotated[
+        str | None,
+        Query(max_length=40, description="Not before this time, RFC 3339 with an offset.", json_schema_extra=_TIME),
+    ] = None,
+    end: Annotated[str | None, Query(max_length=40, description="Before this time.", json_schema_extra=_TIME)] = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Response:
+    """For technicians of the site, the newest entry first: changes of the site, its devices and metrics, grants, and
+    readings that were deleted or got another value. Names are as they were then. It goes with its site.
+    """
+    begin, finish = _instant(start, "start"), _instant(end, "end")
+    page = page_request(limit, cursor)
+    return answer(catalogue.list_audit(who, site_id, page, action=action, start=begin, end=finish))
 
 
 # ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,3 +423,39 @@ async def change_metric(
 async def delete_metric(catalogue: CatalogueService, lane: HistoryLane, who: Who, metric_id: RecordId) -> Response:
     """For technicians of the site. Its readings go with it; a device's last metric can't be deleted."""
     return answer(await lane.run(catalogue.delete_metric, who, metric_id))
+
+
+@router.delete(
+    "/metrics/{metric_id}/readings",
+    tags=["Readings"],
+    summary="Delete a metric's readings in a window",
+    **operation(DeletedReadings, 401, 403, 404, 422, example={"readings": 60}, description="How many went."),
+)
+async def delete_readings(
+    catalogue: CatalogueService,
+    lane: HistoryLane,
+    who: Who,
+    metric_id: RecordId,
+    start: Annotated[
+        str,
+        Query(
+            max_length=40,
+            description="Begin of the window, RFC 3339 with an offset.",
+            json_schema_extra=_TIME,
+            examples=["2025-06-01T00:00:00+01:00"],
+        ),
+    ],
+    end: Annotated[
+        str,
+        Query(
+            max_length=40,
+            description="End of the window, not part of it.",
+            json_schema_extra=_TIME,
+            examples=["2025-06-02T00:00:00+01:00"],
+        ),
+    ],
+) -> Response:
+    """For technicians of the site. History and latest are at once as if they had never been; the audit log says who did
+    it. What is sent again afterwards, also for the same times, is stored as ever.
+    """
+    return answer(await lane.run(catalogue.delete_readings, who, metric_id, Window.parse(start, end)))

@@ -18,7 +18,7 @@ from kilowatch.facility.model import Source
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
 from kilowatch.kit import text, timespan, units
 from kilowatch.kit.schemas import Body
-from kilowatch.kit.text import Key, Line, Name, Notes, Number, Slug, Whole
+from kilowatch.kit.text import Flag, Key, Line, Name, Notes, Number, Slug, Whole, name_from
 
 
 def _known_quantity(value: str) -> str:
@@ -108,7 +108,7 @@ class MetricIn(Body):
     def _complete(self) -> "MetricIn":
         usual = QUANTITIES[self.quantity]
         gap_was_given = "max_gap_s" in self.model_fields_set
-        self.name = self.name or self.key.replace("_", " ").strip().capitalize() or self.key
+        self.name = self.name or name_from(self.key)
         self.unit = self.unit or usual.unit
         self.behaviour = self.behaviour or usual.behaviour
         if not gap_was_given and self.behaviour == "gauge":
@@ -134,6 +134,9 @@ class _DeviceFields(Body):
     serial_number: Line | None = Field(None, description="Unique in the site where it is given.")
     commissioned_on: Day | None = None
     source: Source = "reported"
+    create_metrics: Flag = Field(
+        False, description="Make a metric of readings that arrive for a key that the device does not have."
+    )
     properties: dict[str, Any] = Field(
         default_factory=dict, description="By the kind's JSON Schema, see `GET /api/v1/device-kinds`.", max_length=100
     )

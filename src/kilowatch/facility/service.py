@@ -1,6 +1,7 @@
 """Decides who may see and change what in the catalogue, and what must hold there."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -12,12 +13,15 @@ from sqlalchemy import Connection
 from kilowatch.auth import service as auth
 from kilowatch.auth.model import Grant, Principal, Role
 from kilowatch.auth.rights import require_admin, require_technician
-from kilowatch.auth.service import Caller, Gate
-from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, Unavailable, conflict, invalid
-from kilowatch.facility import store
+from kilowatch.auth.service import Caller, Gate, Work
+from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid
+from kilowatch.facility import audit, store
 from kilowatch.facility.kinds import KINDS
 from kilowatch.facility.model import (
+    AuditAction,
+    AuditEntry,
     Deleted,
+    DeletedReadings,
     Device,
     DeviceWithMetrics,
     KindInfo,
@@ -25,17 +29,20 @@ from kilowatch.facility.model import (
     PlacedMetric,
     Site,
 )
-from kilowatch.facility.quantities import QUANTITIES
+from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, fits, quantity_measured_in
 from kilowatch.kit import units
 from kilowatch.kit.db import Database
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
-from kilowatch.kit.text import free_slug, slug_from
+from kilowatch.kit.text import free_slug, name_from, slug_from
+from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.facility")
 
 _STRAGGLERS = timedelta(minutes=10)
 _MEANING = ("quantity", "unit", "behaviour")
+MOST_METRICS_ON_ARRIVAL = 200
+"""Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
 
 
 class NoSuchSite(NotFound):
@@ -63,12 +70,39 @@ class LastMetric(Conflict):
         super().__init__("This is the device's last metric; a device has at least one. Delete the device instead.")
 
 
+class StoredReadings(Protocol):
+    """How many readings a window has, and when the last of them was received, in ms since 1970."""
+
+    @property
+    def readings(self) -> int: ...
+
+    @property
+    def received_until(self) -> int: ...
+
+
+class CorrectedReadings(Protocol):
+    """How many readings of a metric get another value, the first and the last time among them in ms since 1970."""
+
+    @property
+    def readings(self) -> int: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+
 class Readings(Protocol):
     """What the catalogue needs of the history: the room above fills it in, `app.py` joins the two."""
 
     def count(self, metric_ids: Sequence[int]) -> int: ...
 
     def erase(self, metric_ids: Sequence[int]) -> None: ...
+
+    def stored_in_window(self, metric_id: int, window: Window) -> StoredReadings: ...
+
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None: ...
 
 
 class Catalogue:
@@ -79,6 +113,7 @@ class Catalogue:
         self._gate = gate
         self._readings = readings
         self._clock = clock
+        self._correcting = threading.Lock()
 
     def list_kinds(self, caller: Caller) -> list[KindInfo]:
         """The kinds of device there are, for anybody who is signed in."""
@@ -115,7 +150,9 @@ class Catalogue:
                 )
                 _refuse_taken_site_slug(work.connection, slug)
                 row = values | {"slug": slug, "created_at": work.now}
-                return site_of(work.connection, work.who, store.add_site(work.connection, row))[0]
+                site, _ = site_of(work.connection, work.who, store.add_site(work.connection, row))
+                audit.record(work, site.id, "site_created", site.slug, {"name": site.name})
+                return site
 
             return run_once(
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=Site, now=work.now
@@ -129,17 +166,21 @@ class Catalogue:
                 _refuse_taken_site_slug(work.connection, changes["slug"])
             if changes:
                 store.change_site(work.connection, site_id, changes)
-            return site_of(work.connection, work.who, site_id)[0]
+            after, _ = site_of(work.connection, work.who, site_id)
+            audit.record_changes(work, site_id, "site_changed", site.slug, before=site, after=after)
+            return after
 
     def delete_site(self, caller: Caller, site_id: int) -> Deleted:
         with self._gate.writing(caller) as work:
-            site_of(work.connection, work.who, site_id)
+            site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
             store.lock_site(work.connection, site_id)
             devices = store.device_ids_of_site(work.connection, site_id)
             metrics = store.metric_ids(work.connection, devices)
             store.add_erasures(work.connection, metrics, work.now)
             store.delete_site(work.connection, site_id)
+        # Its audit log went with it, so this line is what tells who did it.
+        log.info("site deleted", site=site.slug, site_id=site_id, user=work.who.email, user_id=work.who.user_id)
         return self._deleted(devices=len(devices), metrics=metrics)
 
     # ── grants ──
@@ -152,15 +193,20 @@ class Catalogue:
 
     def put_grant(self, caller: Caller, site_id: int, user_id: int, role: Role) -> Grant:
         with self._gate.writing(caller) as work:
-            site_of(work.connection, work.who, site_id)
+            site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
-            return auth.put_grant(work.connection, user_id, site_id, role)
+            email, before = auth.grant_of(work.connection, user_id, site_id)
+            grant = auth.put_grant(work.connection, user_id, site_id, role)
+            _record_grant(work, site, email, before=before, after=role)
+            return grant
 
     def delete_grant(self, caller: Caller, site_id: int, user_id: int) -> None:
         with self._gate.writing(caller) as work:
-            site_of(work.connection, work.who, site_id)
+            site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            email, before = auth.grant_of(work.connection, user_id, site_id)
             auth.delete_grant(work.connection, user_id, site_id)
+            _record_grant(work, site, email, before=before, after=None)
 
     # ── devices ──
 
@@ -208,7 +254,11 @@ class Catalogue:
                 checked = _checked_metrics(values["kind"], metrics)
                 device_id = store.add_device(work.connection, row)
                 store.add_metrics(work.connection, device_id, checked)
-                return _device_with_metrics(work.connection, work.who, device_id)
+                device = _device_with_metrics(work.connection, work.who, device_id)
+                path = store.device_path(work.connection, device_id)
+                details = {"kind": device.kind, "metrics": [metric.key for metric in device.metrics]}
+                audit.record(work, site_id, "device_created", path, details)
+                return device
 
             return run_once(
                 work.connection,
@@ -225,6 +275,7 @@ class Catalogue:
         """Change some fields; of `properties`, those that are given (null takes one back to its default)."""
         with self._gate.writing(caller) as work:
             device = _changeable_device(work.connection, work.who, device_id, if_match)
+            path = store.device_path(work.connection, device_id)
             values = dict(changes)
             _refuse_taken(
                 work.connection,
@@ -242,16 +293,21 @@ class Catalogue:
                 values["properties"] = _checked_properties(kind, given)
             if not store.change_device(work.connection, device_id, values, version=device.version, now=work.now):
                 raise StaleDevice
-            return _device_with_metrics(work.connection, work.who, device_id)
+            after = _device_with_metrics(work.connection, work.who, device_id)
+            audit.record_changes(work, device.site_id, "device_changed", path, before=device, after=after)
+            return after
 
     def delete_device(self, caller: Caller, device_id: int, *, if_match: str | None) -> Deleted:
         with self._gate.writing(caller) as work:
             store.lock_device(work.connection, device_id)
-            _changeable_device(work.connection, work.who, device_id, if_match)
+            device = _changeable_device(work.connection, work.who, device_id, if_match)
+            path = store.device_path(work.connection, device_id)
             metrics = store.metric_ids(work.connection, [device_id])
             store.add_erasures(work.connection, metrics, work.now)
             store.delete_device(work.connection, device_id)
-        return self._deleted(devices=1, metrics=metrics)
+            details = {"metrics": len(metrics), "readings": None}
+            entry = audit.record(work, device.site_id, "device_deleted", path, details)
+        return self._deleted(devices=1, metrics=metrics, entry=(entry, details))
 
     # ── metrics ──
 
@@ -269,7 +325,7 @@ class Catalogue:
         self, caller: Caller, device_id: int, values: dict[str, Any], *, once: Once | None = None
     ) -> Metric:
         with self._gate.writing(caller) as work:
-            _, role = device_of(work.connection, work.who, device_id)
+            device, role = device_of(work.connection, work.who, device_id)
             require_technician(role)
 
             def create() -> Metric:
@@ -278,6 +334,8 @@ class Catalogue:
                 _check_metric(values)
                 (metric_id,) = store.add_metrics(work.connection, device_id, [values])
                 store.touch_device(work.connection, device_id, work.now)
+                path = store.device_path(work.connection, device_id)
+                _record_new_metrics(work, device.site_id, path, [values], on_arrival=False)
                 return metric_of(work.connection, work.who, metric_id)[0]
 
             return run_once(
@@ -309,7 +367,10 @@ class Catalogue:
             if changes:
                 store.change_metric(work.connection, metric_id, changes)
                 store.touch_device(work.connection, metric.device_id, work.now)
-            return metric_of(work.connection, work.who, metric_id)[0]
+            after, _ = metric_of(work.connection, work.who, metric_id)
+            site_id, path = _place_of(work, metric)
+            audit.record_changes(work, site_id, "metric_changed", path, before=metric, after=after)
+            return after
 
     def delete_metric(self, caller: Caller, metric_id: int) -> Deleted:
         with self._gate.writing(caller) as work:
@@ -321,7 +382,53 @@ class Catalogue:
                 raise LastMetric
             store.add_erasures(work.connection, [metric_id], work.now)
             store.delete_metric(work.connection, metric_id)
-        return self._deleted(devices=0, metrics=[metric_id])
+            site_id, path = _place_of(work, metric)
+            entry = audit.record(work, site_id, "metric_deleted", path, {"readings": None})
+        return self._deleted(devices=0, metrics=[metric_id], entry=(entry, {}))
+
+    # ── readings ──
+
+    def delete_readings(self, caller: Caller, metric_id: int, window: Window) -> DeletedReadings:
+        """Remove a metric's readings in a window, those that are there when it is asked.
+
+        Raises:
+            Unavailable: the history does not answer. If that was after the deletion was noted, it is done with the
+                next deletion, or at the next start.
+        """
+        with self._gate.reading(caller, scope="write") as work:
+            require_technician(metric_of(work.connection, work.who, metric_id)[1])
+        # One at a time, or two would count the same readings.
+        with self._correcting:
+            self._erase_windows()
+            # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
+            stored = self._readings.stored_in_window(metric_id, window)
+            with self._gate.writing(caller) as work:
+                metric, role = metric_of(work.connection, work.who, metric_id)
+                require_technician(role)
+                if stored.readings:
+                    _note_deletion(work, metric, window, stored)
+            self._erase_windows()
+        return DeletedReadings(stored.readings)
+
+    # ── audit ──
+
+    def list_audit(
+        self,
+        caller: Caller,
+        site_id: int,
+        page: PageRequest,
+        *,
+        action: AuditAction | None,
+        start: datetime | None,
+        end: datetime | None,
+    ) -> Page[AuditEntry]:
+        """Who changed what at a site, the newest first, for its technicians."""
+        with self._gate.reading(caller) as work:
+            _, role = site_of(work.connection, work.who, site_id)
+            if role != "technician":
+                raise Forbidden("Only a technician of this site may read its audit log; your role here is `standard`.")
+            rows = store.page_audit(work.connection, site_id, page, action=action, start=start, end=end)
+            return page_of(rows, page, id_of=lambda entry: entry.id)
 
     # ── what deletions leave to do ──
 
@@ -330,6 +437,8 @@ class Catalogue:
         with self._database.read() as connection:
             pending = store.erasures(connection)
         self._erase(pending)
+        with self._correcting:
+            self._erase_windows()
 
     def _erase(self, metrics: list[int]) -> None:
         """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""
@@ -342,10 +451,26 @@ class Catalogue:
             with self._database.write() as connection:
                 store.forget_erasures(connection, before=long_ago)
 
-    def _deleted(self, *, devices: int, metrics: list[int]) -> Deleted:
-        """What went. Readings are `None` if the history does not answer: a later deletion or start takes them."""
+    def _erase_windows(self) -> None:
+        """Erase readings whose deletion is noted, and forget the notes. Whoever calls it holds `_correcting`."""
+        with self._database.read() as connection:
+            pending = store.window_erasures(connection)
+        for erasure in pending:
+            window = Window(from_ms(erasure.start), from_ms(erasure.end))
+            self._readings.erase_window(erasure.metric_id, window, received_until=erasure.received_until)
+            with self._database.write() as connection:
+                store.forget_window_erasure(connection, erasure.id)
+
+    def _deleted(self, *, devices: int, metrics: list[int], entry: tuple[int, dict[str, Any]] | None = None) -> Deleted:
+        """What went, with the readings' number put into the audit log's entry (its id and details).
+
+        Readings are `None` if the history does not answer: a later deletion or start takes them.
+        """
         try:
             readings: int | None = self._readings.count(metrics)
+            if entry is not None:
+                with self._database.write() as connection:
+                    store.complete_audit(connection, entry[0], entry[1] | {"readings": readings})
             self._erase(metrics)
         except Unavailable:
             log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
@@ -414,6 +539,74 @@ def addressed_metrics(
     return found
 
 
+def creating_devices(connection: Connection, who: Principal, names: Sequence[str]) -> set[str]:
+    """The devices (`site/device`) among those of metrics' names that make metrics on arrival for this caller."""
+    devices = {(site, device) for site, device, _ in (name.split("/") for name in names)}
+    return {"/".join(device) for device in store.devices_creating_metrics(connection, who, sorted(devices))}
+
+
+def create_on_arrival(work: Work, units_of: Mapping[str, str | None]) -> dict[str, str]:
+    """Make the metrics of devices that are set to make them, where there is none yet.
+
+    Args:
+        units_of: the unit of each metric by its name `site/device/key`, `None` where no reading says one.
+
+    Returns:
+        Why a metric was not made, for each of the names that has none now.
+    """
+    wanted: dict[tuple[str, str], dict[str, str]] = {}
+    for name, unit in units_of.items():
+        site, slug, key = name.split("/")
+        wanted.setdefault((site, slug), {})[key] = "dimensionless" if unit is None else unit
+    refused: dict[str, str] = {}
+    # in the order of their ids, so that two requests can't wait for each other
+    creating = store.devices_creating_metrics(work.connection, work.who, sorted(wanted))
+    for names, device in sorted(creating.items(), key=lambda item: item[1].id):
+        path = "/".join(names)
+        store.lock_device(work.connection, device.id)
+        taken = store.metric_keys(work.connection, device.id)
+        new: list[dict[str, Any]] = []
+        for key, unit in wanted[names].items():
+            if key in taken:
+                continue
+            if not units.is_unit(unit):
+                refused[f"{path}/{key}"] = f"No metric was made of {path}/{key}, as {unit[:30]!r} is not a known unit."
+            elif len(taken) + len(new) >= MOST_METRICS_ON_ARRIVAL:
+                refused[f"{path}/{key}"] = (
+                    f"No metric was made of {path}/{key}, as its device has {MOST_METRICS_ON_ARRIVAL} or more already."
+                )
+            else:
+                new.append(_metric_on_arrival(key, unit))
+        if new:
+            store.add_metrics(work.connection, device.id, new)
+            store.touch_device(work.connection, device.id, work.now)
+            _record_new_metrics(work, device.site_id, path, new, on_arrival=True)
+    return refused
+
+
+def record_corrections(
+    work: Work, corrected: Mapping[int, CorrectedReadings], places: Mapping[int, PlacedMetric]
+) -> list[int]:
+    """Note in the audit log that stored readings are to get other values; the entries' ids."""
+    return audit.record_all(
+        work,
+        "readings_corrected",
+        [
+            (
+                places[metric_id].site_id,
+                places[metric_id].path,
+                {"readings": told.readings} | audit.span(told.first, told.last, "first", "last"),
+            )
+            for metric_id, told in corrected.items()
+        ],
+    )
+
+
+def take_back_corrections(connection: Connection, entry_ids: Sequence[int]) -> None:
+    """The readings were not stored after all."""
+    store.delete_audit(connection, entry_ids)
+
+
 def device_kinds() -> list[KindInfo]:
     """The kinds of device there are."""
     return [
@@ -434,6 +627,50 @@ def _devices(
     site_of(connection, who, site_id)
     rows = store.page_devices(connection, site_id, page, kind=kind, words=words)
     return page_of(rows, page, id_of=lambda device: device.id)
+
+
+# ── notes of what was changed ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _place_of(work: Work, metric: Metric) -> tuple[int, str]:
+    """The id of the metric's site, and the metric's name."""
+    device, _ = device_of(work.connection, work.who, metric.device_id)
+    return device.site_id, f"{store.device_path(work.connection, device.id)}/{metric.key}"
+
+
+def _record_grant(work: Work, site: Site, email: str, *, before: Role | None, after: Role | None) -> None:
+    if before != after:
+        details = {"user": email, "changes": {"role": {"old": before, "new": after}}}
+        audit.record(work, site.id, "grant_changed", site.slug, details)
+
+
+def _record_new_metrics(
+    work: Work, site_id: int, device: str, metrics: Sequence[dict[str, Any]], *, on_arrival: bool
+) -> None:
+    told = ("quantity", "unit", "behaviour")
+    entries = [
+        (
+            site_id,
+            f"{device}/{values['key']}",
+            {name: values[name] for name in told} | {"on_arrival": on_arrival},
+        )
+        for values in metrics
+    ]
+    audit.record_all(work, "metric_created", entries)
+
+
+def _note_deletion(work: Work, metric: Metric, window: Window, stored: StoredReadings) -> None:
+    """In the audit log, and for the history, which may do it only after a crash."""
+    store.add_window_erasure(
+        work.connection,
+        metric.id,
+        start=window.start_ms,
+        end=window.end_ms,
+        received_until=stored.received_until,
+    )
+    site_id, path = _place_of(work, metric)
+    details = {"readings": stored.readings} | audit.span(window.start_ms, window.end_ms, "start", "end")
+    audit.record(work, site_id, "readings_deleted", path, details)
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -511,8 +748,21 @@ def _check_metric(values: dict[str, Any], *, pointer: str = "") -> None:
     usual, unit = QUANTITIES[values["quantity"]].unit, values["unit"]
     if not units.is_unit(unit):
         raise invalid(f"{pointer}unit", f"{unit!r} is not a unit that is known here; `{usual}` is usual for it.")
-    if not units.compatible(unit, usual):
+    if not fits(unit, values["quantity"]):
         raise invalid(f"{pointer}unit", f"`{unit}` does not measure {values['quantity']}; `{usual}` does.")
     low, high = values["valid_min"], values["valid_max"]
     if low is not None and high is not None and low > high:
         raise invalid(f"{pointer}valid_max", "`valid_max` is below `valid_min`.")
+
+
+def _metric_on_arrival(key: str, unit: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "name": name_from(key),
+        "quantity": quantity_measured_in(unit),
+        "unit": unit,
+        "behaviour": "gauge",
+        "max_gap_s": GAUGE_MAX_GAP_S,
+        "valid_min": None,
+        "valid_max": None,
+    }

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, tu
 from kilowatch.auth.model import Principal, Role
 from kilowatch.auth.rights import visible, visible_with_role
 from kilowatch.facility.model import (
+    AuditEntry,
+    AuditRow,
     Device,
     DeviceRow,
     ErasureRow,
@@ -17,6 +19,8 @@ from kilowatch.facility.model import (
     PlacedMetric,
     Site,
     SiteRow,
+    WindowErasure,
+    WindowErasureRow,
 )
 from kilowatch.kit.db import columns, contains, fetch_all, insert_missing
 from kilowatch.kit.paging import PageRequest
@@ -24,6 +28,8 @@ from kilowatch.kit.paging import PageRequest
 _SITE = columns(SiteRow, Site)
 _DEVICE = columns(DeviceRow, Device)
 _METRIC = columns(MetricRow, Metric)
+_AUDIT = columns(AuditRow, AuditEntry)
+_WINDOW_ERASURE = columns(WindowErasureRow, WindowErasure)
 _SITES, _DEVICES, _METRICS = SiteRow.__table__.c, DeviceRow.__table__.c, MetricRow.__table__.c
 _PLACED: list[Any] = [
     _METRICS.id,
@@ -105,6 +111,34 @@ def page_devices(
 def find_device(connection: Connection, who: Principal, device_id: int) -> tuple[Device, Role] | None:
     statement = visible_with_role(select(*_DEVICE).where(DeviceRow.id == device_id), who, DeviceRow.site_id)
     return _with_role(connection, statement, Device)
+
+
+def device_path(connection: Connection, device_id: int) -> str:
+    """`site/device`, of a device that is known to be there."""
+    statement = (
+        select(SiteRow.slug, DeviceRow.slug)
+        .join(SiteRow, SiteRow.id == DeviceRow.site_id)
+        .where(DeviceRow.id == device_id)
+    )
+    return "/".join(connection.execute(statement).one())
+
+
+def devices_creating_metrics(
+    connection: Connection, who: Principal, names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Device]:
+    """Those of the devices (site and device) that make metrics on arrival and `who` is a technician of."""
+    found: dict[tuple[str, str], Device] = {}
+    for chunk in batched(names, _CHUNK):
+        statement = (
+            select(SiteRow.slug, *_DEVICE)
+            .join(SiteRow, SiteRow.id == DeviceRow.site_id)
+            .where(DeviceRow.create_metrics, tuple_(SiteRow.slug, DeviceRow.slug).in_(chunk))
+        )
+        for site, *fields, role in connection.execute(visible_with_role(statement, who, SiteRow.id)):
+            device = Device(*fields)
+            if role == "technician":
+                found[site, device.slug] = device
+    return found
 
 
 def device_slugs_like(connection: Connection, site_id: int, slug: str) -> set[str]:
@@ -265,6 +299,60 @@ def erasures(connection: Connection, *, before: datetime | None = None) -> list[
 
 def forget_erasures(connection: Connection, *, before: datetime) -> None:
     connection.execute(delete(ErasureRow).where(ErasureRow.requested_at < before))
+
+
+def add_window_erasure(connection: Connection, metric_id: int, *, start: int, end: int, received_until: int) -> None:
+    """Note readings to be erased; times in ms since 1970."""
+    values = {"metric_id": metric_id, "start": start, "end": end, "received_until": received_until}
+    connection.execute(insert(WindowErasureRow).values(values))
+
+
+def window_erasures(connection: Connection) -> list[WindowErasure]:
+    return fetch_all(connection, select(*_WINDOW_ERASURE).order_by(WindowErasureRow.id), WindowErasure)
+
+
+def forget_window_erasure(connection: Connection, erasure_id: int) -> None:
+    connection.execute(delete(WindowErasureRow).where(WindowErasureRow.id == erasure_id))
+
+
+# ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_audit(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
+    statement = insert(AuditRow).returning(AuditRow.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
+def complete_audit(connection: Connection, entry_id: int, details: dict[str, Any]) -> None:
+    """Write what is known only now into an entry."""
+    connection.execute(update(AuditRow).where(AuditRow.id == entry_id).values(details=details))
+
+
+def delete_audit(connection: Connection, entry_ids: Sequence[int]) -> None:
+    for chunk in batched(entry_ids, _CHUNK):
+        connection.execute(delete(AuditRow).where(AuditRow.id.in_(chunk)))
+
+
+def page_audit(
+    connection: Connection,
+    site_id: int,
+    page: PageRequest,
+    *,
+    action: str | None,
+    start: datetime | None,
+    end: datetime | None,
+) -> list[AuditEntry]:
+    """Entries of a site that is known to be visible, the newest first."""
+    statement = select(*_AUDIT).where(AuditRow.site_id == site_id)
+    if page.after_id:
+        statement = statement.where(AuditRow.id < page.after_id)
+    if action is not None:
+        statement = statement.where(AuditRow.action == action)
+    if start is not None:
+        statement = statement.where(AuditRow.at >= start)
+    if end is not None:
+        statement = statement.where(AuditRow.at < end)
+    return fetch_all(connection, statement.order_by(AuditRow.id.desc()).limit(page.limit + 1), AuditEntry)
 
 
 def _with_role(connection: Connection, statement: Select[Any], into: type[T]) -> tuple[T, Role] | None:

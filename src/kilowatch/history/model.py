@@ -92,6 +92,23 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """How many readings a window has, the replaced ones not counted, and when the last of them was received (ms)."""
+
+    readings: int
+    received_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """How many stored readings of a metric get another value, and the times of the first and the last (ms)."""
+
+    readings: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesRequest:
     """A metric and how its readings are to be aggregated and converted."""
 

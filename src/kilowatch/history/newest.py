@@ -40,6 +40,7 @@ class Newest:
         with self._lock:
             self._reach(metric_id)
             self._rows[metric_id] = found[0] if len(found) else _nothing(1)[0]
+            self._changed.discard(metric_id)
 
     def forget(self, metric_ids: Iterable[int]) -> None:
         with self._lock:

@@ -89,3 +89,53 @@ COUNT = f"SELECT count() FROM readings FINAL WHERE metric_id IN {{ids:Array(UInt
 # Unlike a lightweight delete, this leaves no copy of the rows on the disk.
 ERASE = "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"
 ERASE_LATEST = "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"
+
+# ── corrections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STORED_DTYPE = np.dtype([("readings", "<u8"), ("received_until", "<i8")])
+STORED_IN_WINDOW = f"""
+SELECT count(), toUnixTimestamp64Milli(max(received_at))
+FROM readings FINAL
+WHERE {_IN_WINDOW}
+{_FINAL}
+"""
+
+READINGS_AT = f"""
+SELECT metric_id, toUnixTimestamp64Milli(ts), value
+FROM readings FINAL
+WHERE (metric_id, ts) IN (
+    SELECT pair.1, fromUnixTimestamp64Milli(pair.2, 'UTC')
+    FROM (SELECT arrayJoin(arrayZip({{ids:Array(UInt32)}}, {{times:Array(Int64)}})) AS pair)
+)
+ORDER BY metric_id, ts
+{_FINAL}
+"""
+
+_RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
+ERASE_WINDOW = f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN} SETTINGS mutations_sync = 2"
+
+# A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what
+# is the newest then is put in anew. What arrives meanwhile was received later: its rows stay in both tables.
+ERASE_WINDOW_OF_LATEST = (
+    """
+    ALTER TABLE latest DELETE
+    WHERE metric_id IN {ids:Array(UInt32)}
+        AND newest.1 >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+        AND newest.1 < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+        AND newest.2 <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
+    SETTINGS mutations_sync = 2
+    """,
+    """
+    INSERT INTO latest
+    SELECT metric_id, max((ts, received_at, value)) AS newest
+    FROM readings
+    WHERE metric_id IN {ids:Array(UInt32)}
+    GROUP BY metric_id
+    """,
+)
+NEWEST_STORED = """
+SELECT metric_id, max((ts, received_at, value))
+FROM readings
+WHERE metric_id IN {ids:Array(UInt32)}
+GROUP BY metric_id
+"""

@@ -25,21 +25,23 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from kilowatch.errors import Invalid, Unavailable
-from kilowatch.history import statements
+from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
+from kilowatch.history.chunks import read_in_chunks
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import Batch, MetricIds, Points, Rows
+from kilowatch.history.model import Batch, MetricIds, Points, Replaced, Rows, Stored
 from kilowatch.history.native import decode, encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.spans import Spans
 from kilowatch.kit.memory import leave
-from kilowatch.kit.timespan import Window
+from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.history")
 
 _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
+_POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
 # One upload may bring many years; the engine's default refuses more than 100 months at once. The appender has merged
 # what is the same already.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
@@ -47,6 +49,7 @@ _NEWEST_EVERY_S = 30
 _MEMORY_BYTES = 256 * 1024 * 1024
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
 _LATEST_COLUMNS = ("metric_id", "newest")
+_READ_BACK_AT_ONCE = 1_000_000
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
@@ -107,11 +110,14 @@ class HistoryStore:
         self._closed = False
         self.spans = Spans(memory_bytes if self._alone else 0)
         self._newest = Newest()
-        self._latest_table = threading.Lock()  # so that what is being erased is not written again
+        self._storing = (
+            threading.RLock()
+        )  # held while readings, and what is the newest of them, are written or taken out
         self._stored_until = self._written_until = 0
         self._written_at = time.monotonic()
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
+        self._correcting = threading.Lock()
         try:
             for _ in range(connections + 1):
                 self._clients.append(connect())
@@ -161,9 +167,81 @@ class HistoryStore:
         for chunk in _chunks(metric_ids):
             self._command(statements.ERASE, {"ids": list(chunk)})
         self.spans.removed(metric_ids)
-        with self._latest_table:
+        with self._storing:
             for chunk in _chunks(metric_ids):
                 self._command(statements.ERASE_LATEST, {"ids": list(chunk)})
+
+    # ── corrections ──
+
+    def stored_in_window(self, metric_id: int, window: Window) -> Stored:
+        """What the window has of a metric, for `erase_window`."""
+        parameters = {"ids": [metric_id], "start": window.start_ms, "end": window.end_ms}
+        ((readings, received_until),) = self._query(
+            statements.STORED_IN_WINDOW, parameters, statements.STORED_DTYPE
+        ).tolist()
+        return Stored(readings, received_until)
+
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
+        """Remove a metric's readings in the window from the disk, those received until then (ms). Done when it returns.
+
+        Latest is the newest reading that is left. If this is cut off half-way it has to be done again, as nothing else
+        makes latest right.
+        """
+        parameters = {
+            "ids": [metric_id],
+            "start": window.start_ms,
+            "end": window.end_ms,
+            "received_until": received_until,
+        }
+        # One at a time: what one finds to be the newest reading may be what another is just removing.
+        with self._correcting:
+            self._command(statements.ERASE_WINDOW, parameters)
+            self.spans.removed([metric_id], window.start_ms, window.end_ms)
+            with self._storing:
+                for statement in statements.ERASE_WINDOW_OF_LATEST:
+                    self._command(statement, parameters)
+                if self._alone:
+                    left = self._query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)
+                    self._newest.replace(metric_id, left)
+
+    def replaced(self, batch: Batch) -> dict[int, Replaced]:
+        """How many stored readings would get another value by this batch, by metric; those that would not are missing.
+
+        Only what is not newer than a metric's latest reading is looked for.
+        """
+        at_latest, before_latest = replacing.not_newer(batch, self.latest)
+        found = [at_latest]
+        for rows in replacing.spans(before_latest):
+            window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
+            stored_parts = self._read_points(rows) if self._is_sparse(rows, window) else self._read_back(rows, window)
+            found += [replacing.differing(rows, stored) for stored in stored_parts]
+        return replacing.by_metric(np.concatenate(found))
+
+    def _is_sparse(self, rows: np.ndarray, window: Window) -> bool:
+        """Whether the rows' metrics have so much in the window that it is quicker to look for the rows alone."""
+        counts = (
+            sum(self.count_in_window(chunk, window).values())
+            for chunk in _chunks(np.unique(rows["metric_id"]).tolist())
+        )
+        return sum(counts) > 10 * len(rows) + _READ_BACK_AT_ONCE // 10
+
+    def _read_points(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """What is stored at the rows' times, some of the rows at a time."""
+        for begin in range(0, len(rows), _POINTS_AT_ONCE):
+            part = rows[begin : begin + _POINTS_AT_ONCE]
+            parameters = {"ids": part["metric_id"].tolist(), "times": part["ts"].tolist()}
+            yield self._query(statements.READINGS_AT, parameters, statements.POINT_DTYPE)
+
+    def _read_back(self, rows: np.ndarray, window: Window) -> Iterator[np.ndarray]:
+        """What the rows' metrics have in the window, a million readings at most at a time."""
+        for chunk in read_in_chunks(self, np.unique(rows["metric_id"]).tolist(), window):
+            stored = np.empty(sum(map(len, chunk)), statements.POINT_DTYPE)
+            begin = 0
+            for points in chunk:
+                part = stored[begin : begin + len(points)]
+                part["metric_id"], part["ts"], part["value"] = points.metric_id, points.timestamps, points.values
+                begin += len(points)
+            yield stored
 
     # ── out ──
 
@@ -285,14 +363,15 @@ class HistoryStore:
 
     def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
-        self._insert("readings", _READING_COLUMNS, encode(rows), "Native")
-        self.spans.stored(rows)
-        found = last_of_each(rows)
-        if self._alone:
-            self._newest.put(found)
-            self._stored_until = rows.received_at
-        else:
-            self._insert_latest(found)
+        with self._storing:
+            self._insert("readings", _READING_COLUMNS, encode(rows), "Native")
+            self.spans.stored(rows)
+            found = last_of_each(rows)
+            if self._alone:
+                self._newest.put(found)
+                self._stored_until = rows.received_at
+            else:
+                self._insert_latest(found)
 
     def _insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         with _translated():
@@ -324,7 +403,7 @@ class HistoryStore:
         self._written_at = time.monotonic()
         if self._stored_until == self._written_until:
             return
-        with self._latest_table:
+        with self._storing:
             changes = self._newest.take_changes()
             try:
                 self._insert_latest(np.append(changes, complete_until(self._stored_until)))

@@ -1,26 +1,30 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import structlog
+from sqlalchemy import Connection
 
-from kilowatch.auth.model import Role
+from kilowatch.auth.model import OPERATOR, Principal, Role
 from kilowatch.auth.service import Caller, Gate
 from kilowatch.config import Settings
-from kilowatch.errors import Forbidden, TooLarge
+from kilowatch.errors import Forbidden, TooLarge, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch
+from kilowatch.history.model import Batch, Replaced
 from kilowatch.ingest import formats
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.text import MAX_ID
 from kilowatch.kit.timespan import to_ms
+
+log = structlog.get_logger("kilowatch.ingest")
 
 MOST_METRICS = 50_000
 """Different metrics in one request: each name costs the catalogue some 50 µs."""
@@ -28,6 +32,8 @@ MOST_METRICS = 50_000
 
 class Appending(Protocol):
     def submit(self, batch: Batch) -> Future[int]: ...
+
+    def replaced(self, batch: Batch) -> dict[int, Replaced]: ...
 
 
 class Intake:
@@ -57,7 +63,11 @@ class Intake:
         """
         taking = self.begin(caller, body, content_type=content_type, content_encoding=content_encoding, once=once)
         if taking.stored is not None:
-            taking.stored.result()
+            try:
+                taking.stored.result()
+            except Exception:
+                self.give_up(taking)
+                raise
         self.finish(taking)
         return taking.report
 
@@ -73,11 +83,11 @@ class Intake:
         """The first part of `take`, which does not wait until the readings are stored."""
         user_id = self._gate.knowing(caller, scope="ingest").who.user_id
         if once is not None and (earlier := self._recall(caller, once)) is not None:
-            return Taking(earlier, None, None)
+            return Taking(earlier, None, [], None)
         columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
-        batch, report = self._checked(caller, columns)
-        stored = self._history.submit(batch) if len(batch) else None
-        return Taking(report, stored, None if once is None else (caller, once, user_id))
+        batch, report, metrics = self._checked(caller, columns)
+        stored, entries = self._submit(caller, batch, metrics) if len(batch) else (None, [])
+        return Taking(report, stored, entries, None if once is None else (caller, once, user_id))
 
     def finish(self, taking: "Taking") -> None:
         """The last part of `take`, once the readings are stored."""
@@ -86,24 +96,69 @@ class Intake:
             with self._gate.writing(caller, scope="ingest") as work:
                 remember(work.connection, once, taking.report, user_id=user_id, now=work.now)
 
+    def give_up(self, taking: "Taking") -> None:
+        """The last part of `take` where the readings could not be stored."""
+        self._take_back(taking.entries)
+
     def _recall(self, caller: Caller, once: Once) -> Report | None:
         with self._gate.reading(caller, scope="ingest") as work:
             return recall(work.connection, once, user_id=work.who.user_id, answer_type=Report, now=work.now)
 
-    def _checked(self, caller: Caller, columns: Columns) -> tuple[Batch, Report]:
-        """The readings that are good, and what became of all."""
-        asked = tuple(_possible(columns.references))
-        seen = self._gate.seeing(caller, facility.addressed_metrics, asked, scope="ingest")
-        metrics = _Metrics.of(columns, seen.found)
-        _refuse_unknown(columns, metrics)
-        _refuse_times(columns, seen.now + self._max_future)
+    def _checked(self, caller: Caller, columns: Columns) -> tuple[Batch, Report, "Found"]:
+        """The readings that are good, what became of all, and the metrics that they name."""
+        seen = self._gate.seeing(caller, _known, tuple(_possible(columns.references)), scope="ingest")
+        found, latest = seen.found.metrics, seen.now + self._max_future
+        not_made: dict[str, str] = {}
+        if seen.found.creating and (arriving := _arriving(columns, seen.found.creating, latest=latest)):
+            made, not_made = self._create(caller, arriving)
+            found = found | made
+        metrics = _Metrics.of(columns, found)
+        _refuse_unknown(columns, metrics, not_made)
+        _refuse_times(columns, latest)
         _refuse_values(columns, metrics)
         report = columns.verdicts.report()
         if report.accepted == 0 and "forbidden" in columns.verdicts.codes:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
         taken = ~columns.verdicts.refused if report.rejected else slice(None)
         metric_ids = metrics.ids[columns.reference_of[taken]]
-        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report
+        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report, found
+
+    def _create(
+        self, caller: Caller, arriving: Mapping[str, str | None]
+    ) -> tuple[dict[Reference, tuple[PlacedMetric, Role]], dict[str, str]]:
+        """Make metrics of names that devices are set to make them of; and why some were not made."""
+        with self._gate.writing(caller, scope="ingest") as work:
+            not_made = facility.create_on_arrival(work, arriving)
+            return facility.addressed_metrics(work.connection, work.who, list(arriving)), not_made
+
+    def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int], list[int]]:
+        """Store readings; those that give another value to a time that has one are noted in the audit log.
+
+        They are noted before: of the two that a crash can leave, an entry too many is better than one too few.
+        """
+        entries: list[int] = []
+        if corrected := self._history.replaced(batch):
+            metrics = {metric.id: metric for metric, _ in found.values()}
+            with self._gate.writing(caller, scope="ingest") as work:
+                entries = facility.record_corrections(work, corrected, metrics)
+        try:
+            return self._history.submit(batch), entries
+        except Exception:
+            self._take_back(entries)
+            raise
+
+    def _take_back(self, entries: list[int]) -> None:
+        if not entries:
+            return
+        try:
+            # on our own behalf: the caller's rights may have gone meanwhile
+            with self._gate.writing(OPERATOR) as work:
+                facility.take_back_corrections(work.connection, entries)
+        except Unavailable:
+            log.warning("the audit log has corrections that were not made", entries=entries, exc_info=True)
+
+
+Found = dict[Reference, tuple[PlacedMetric, Role]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +167,36 @@ class Taking:
 
     report: Report
     stored: Future[int] | None
+    entries: list[int]
+    """Of the audit log, for the readings that are corrections."""
     once: tuple[Caller, Once, int] | None
+
+
+class _Known(NamedTuple):
+    """The metrics that references stand for, and the names that devices are set to make metrics of."""
+
+    metrics: Found
+    creating: list[str]
+
+
+def _known(connection: Connection, who: Principal, references: tuple[Reference, ...]) -> _Known:
+    found = facility.addressed_metrics(connection, who, references)
+    unknown = [name for name in references if isinstance(name, str) and name not in found]
+    devices = facility.creating_devices(connection, who, unknown) if unknown else ()
+    return _Known(found, [name for name in unknown if name.rpartition("/")[0] in devices])
+
+
+def _arriving(columns: Columns, names: Collection[str], *, latest: datetime) -> dict[str, str | None]:
+    """Those of the names that a good reading is for, each with the unit that the first such reading says, if any."""
+    good = ~columns.verdicts.refused & (columns.timestamps >= 0) & (columns.timestamps <= to_ms(latest))
+    rows = np.flatnonzero(good)
+    named, first = np.unique(columns.reference_of[rows], return_index=True)
+    arriving: dict[str, str | None] = {}
+    for reference, row in zip(named.tolist(), rows[first].tolist(), strict=True):
+        name = columns.references[reference]
+        if isinstance(name, str) and name in names:
+            arriving[name] = None if columns.units is None else columns.unit_names[columns.units[row]]
+    return arriving
 
 
 _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
@@ -163,11 +247,12 @@ def _limits(given: list[float | None], otherwise: float) -> np.ndarray:
     return np.array([otherwise if limit is None else limit for limit in given], np.float64)
 
 
-def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
+def _refuse_unknown(columns: Columns, metrics: _Metrics, not_made: Mapping[str, str]) -> None:
     named = columns.reference_of  # -1 is refused already, and picks some reference harmlessly
 
     def unknown(row: int) -> str:
-        return f"There is no metric {str(columns.references[named[row]])[:200]!r} that you can see."
+        name = str(columns.references[named[row]])
+        return not_made.get(name) or f"There is no metric {name[:200]!r} that you can see."
 
     if len(metrics.ids):
         columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)

@@ -61,6 +61,11 @@ def slug_from(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60].strip("-")
 
 
+def name_from(key: str) -> str:
+    """A name made from a metric's key: `energy_today` is "Energy today"."""
+    return key.replace("_", " ").strip().capitalize() or key
+
+
 def free_slug(wanted: str, taken: set[str]) -> str:
     """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is not taken."""
     if wanted not in taken:

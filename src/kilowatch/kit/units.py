@@ -54,6 +54,17 @@ def compatible(unit: str, other: str) -> bool:
     return _affine(unit, other) is not None
 
 
+def same_but_for_prefix(unit: str, other: str) -> bool:
+    """Whether one is the other, or it with another prefix: kW and W, but not kW and kvar, which have one dimension."""
+    left, right = _parse(unit), _parse(other)
+    return left is not None and right is not None and _without_prefixes(left) == _without_prefixes(right)
+
+
+def _without_prefixes(unit: pint.Unit) -> dict[str, object]:
+    names = _registry().parse_unit_name
+    return {names(name)[0][1]: power for name, power in unit._units.items()}
+
+
 def conversion(source: str, target: str) -> Conversion:
     """How to get from one unit to a compatible other. Raises `ValueError` if they are not compatible."""
     found = _affine(source, target)
