@@ -121,7 +121,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = append = latest = count
+    erase = submit = append = latest = count
 
 
 def refuse_history_in_use(settings: Settings) -> None:

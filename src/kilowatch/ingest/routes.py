@@ -1,5 +1,6 @@
 """HTTP for readings that come in."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -136,12 +137,18 @@ async def take_readings(
     same metric and time replaces the one before.
     """
     body = await request.body()
-    report = await lane.run(
-        intake.take,
+    taking = await lane.run(
+        intake.begin,
         who,
         body,
         content_type=request.headers.get("content-type"),
         content_encoding=content_encoding,
         once=once,
     )
-    return answer(report)
+    if taking.stored is not None:
+        await asyncio.wrap_future(
+            taking.stored
+        )  # no thread waits meanwhile, so that many small senders share an insert
+    if taking.once is not None:
+        await lane.run(intake.finish, taking)
+    return answer(taking.report)
