@@ -168,7 +168,7 @@ def in_milliseconds(ticks: Milliseconds, per_second: int | float) -> Millisecond
         return ticks if per_second == 1000 else ticks // int(per_second // 1000)
     ms_a_tick = round(1000 / per_second)
     furthest = _FURTHEST // ms_a_tick
-    milliseconds = np.clip(ticks, -furthest, furthest) * ms_a_tick
+    milliseconds: Milliseconds = np.clip(ticks, -furthest, furthest) * ms_a_tick
     return milliseconds
 
 

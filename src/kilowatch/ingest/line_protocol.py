@@ -223,8 +223,9 @@ def _fields(fields: pa.Array, plain: np.ndarray) -> tuple[np.ndarray, pa.Array, 
 def _misshapen(starts: np.ndarray, ends: np.ndarray, equals: np.ndarray) -> np.ndarray:
     """Which of the fields have no key, no value, or not just one `=`."""
     place = np.searchsorted(equals, starts)
-    first = np.append(equals, -1)[np.minimum(place, len(equals))]
-    return (np.searchsorted(equals, ends) - place != 1) | (first <= starts) | (first + 1 >= ends)
+    first = np.append(equals, -1)[place]
+    misshapen: np.ndarray = (np.searchsorted(equals, ends) - place != 1) | (first <= starts) | (first + 1 >= ends)
+    return misshapen
 
 
 # Short enough that a float can neither be too large nor too small.

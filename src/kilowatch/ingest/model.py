@@ -109,3 +109,9 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    def by_line(self, report: Report) -> Report:
+        """The report with lines for rows."""
+        assert self.lines is not None  # asked of a format that has lines
+        errors = [msgspec.structs.replace(error, row=int(self.lines[error.row])) for error in report.errors]
+        return msgspec.structs.replace(report, errors=errors)

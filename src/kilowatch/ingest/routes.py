@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
 from kilowatch.ingest.service import Intake
 from kilowatch.kit.openapi import operation
@@ -105,6 +106,8 @@ _BODY: dict[str, Any] = {
             "schema": {"type": "string"},
             "example": "metric,timestamp,value\nhome/roof/power,2026-01-05T09:30:00Z,1.5\n",
         },
+        PARQUET: {"schema": {"type": "string", "format": "binary"}},
+        ARROW: {"schema": {"type": "string", "format": "binary"}},
     },
 }
 _REPORT = {

@@ -17,6 +17,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Batch
 from kilowatch.ingest import formats
+from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.text import MAX_ID
@@ -74,10 +75,23 @@ class Intake:
         user_id = self._gate.knowing(caller, scope="ingest").who.user_id
         if once is not None and (earlier := self._recall(caller, once)) is not None:
             return Taking(earlier, None, None)
-        columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
+        columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
         batch, report = self._checked(caller, columns)
         stored = self._history.submit(batch) if len(batch) else None
         return Taking(report, stored, None if once is None else (caller, once, user_id))
+
+    def begin_lines(
+        self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
+    ) -> "Taking":
+        """As `begin`, of InfluxDB's line protocol. In the report a `row` is the number of a line, from 1."""
+        now = self._gate.knowing(caller, scope="ingest").now
+        columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=now)
+        batch, report = self._checked(caller, columns)
+        stored = self._history.submit(batch) if len(batch) else None
+        return Taking(columns.by_line(report), stored, None)
+
+    def _decompressed(self, body: bytes, content_encoding: str | None) -> bytes:
+        return formats.decompress(body, content_encoding, most=self._most_decoded)
 
     def finish(self, taking: "Taking") -> None:
         """The last part of `take`, once the readings are stored."""
@@ -169,8 +183,9 @@ def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
     def unknown(row: int) -> str:
         return f"There is no metric {str(columns.references[named[row]])[:200]!r} that you can see."
 
-    if len(metrics.ids):
+    if not metrics.ids.all():
         columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)
+    if not metrics.writable.all():
         columns.verdicts.refuse_where(
             ~metrics.writable[named],
             "forbidden",
@@ -205,8 +220,9 @@ def _refuse_values(columns: Columns, metrics: _Metrics) -> None:
             f"The metric is in `{metrics.units[named[row]]}`, not in {columns.unit_names[columns.units[row]][:30]!r}."
         )
 
-    low, high = metrics.valid_min[named], metrics.valid_max[named]
-    verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
+    if np.isfinite(metrics.valid_min).any() or np.isfinite(metrics.valid_max).any():
+        low, high = metrics.valid_min[named], metrics.valid_max[named]
+        verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
     if columns.units is not None:
         position = {name: index for index, name in enumerate(columns.unit_names)}
         own = np.array([position.get(unit, -1) for unit in metrics.units], np.int64)
