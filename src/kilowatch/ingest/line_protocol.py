@@ -61,6 +61,13 @@ class _Clock(NamedTuple):
     def milliseconds(self, ticks: Milliseconds) -> Milliseconds:
         return in_milliseconds(ticks, self.per_second)
 
+    def one(self, ticks: int) -> int:
+        return (
+            ticks // int(self.per_second // 1000)
+            if self.per_second >= 1000
+            else int(self.milliseconds(np.array([ticks]))[0])
+        )
+
 
 class _Lines:
     """Where the lines of a body begin and end, and which of them are plain."""
@@ -78,7 +85,7 @@ class _Lines:
         self.blank = (first == _NEWLINE) | (first == _HASH)
         self.plain = (self.counts == 1) | (self.counts == 2)
         self.plain &= ~self.blank
-        for special in b'\\"':
+        for special in b'\\"\t':
             if special in self.body:
                 self.plain &= ~self._has(np.flatnonzero(data == special))
         if self._may_span():
@@ -320,6 +327,7 @@ class _BadLine(Exception):
 
 
 # A separator behind a backslash is none. (The quantifiers never give back: a line may have 10 MB.)
+_HEAD = re.compile(rb"(?:[^\\ \n]++|\\ ?)++")
 _NAME = re.compile(rb"(?:[^,\\ \n]++|\\[, ]?)++")
 _KEY = re.compile(rb"(?:[^,=\\ \n]++|\\[,= ]?)++")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -335,12 +343,14 @@ _MOST_DIGITS = 400
 def _read_carefully(lines: _Lines, clock: _Clock) -> Iterable[_Row]:
     """The rows of the lines that are not plain."""
     behind = 0
+    devices: dict[bytes, str | None] = {}
+    starts = lines.starts.tolist()
     for line in np.flatnonzero(~lines.plain & ~lines.blank).tolist():
-        start = int(lines.starts[line])
+        start = starts[line]
         if start < behind:
             continue  # it is inside a string of the line before
         try:
-            rows, behind = _Cursor(lines.body, start, line + 1).rows(clock)
+            rows, behind = _Cursor(lines.body, start, line + 1, devices).rows(clock)
             yield from rows
         except _BadLine as bad:
             yield _Row(line + 1, refusal=bad.refusal)
@@ -350,10 +360,12 @@ def _read_carefully(lines: _Lines, clock: _Clock) -> Iterable[_Row]:
 class _Cursor:
     """Walks along a line."""
 
-    def __init__(self, body: bytes, place: int, line: int) -> None:
+    def __init__(self, body: bytes, place: int, line: int, devices: dict[bytes, str | None]) -> None:
+        """`devices` are those of measurements and tags that were read before."""
         self._body = body
         self._place = place
         self._line = line
+        self._devices = devices
 
     def rows(self, clock: _Clock) -> tuple[list[_Row], int]:
         """A row for each of the line's fields, and where the next line begins. Raises `_BadLine`."""
@@ -380,28 +392,38 @@ class _Cursor:
         return rows, self._place + 1
 
     def _device(self) -> str | None:
+        """`site/device/` of the measurement and tags; `None` if they name none."""
+        match = _HEAD.match(self._body, self._place)
+        head = match[0] if match else b""
+        if head in self._devices:
+            self._place += len(head)
+            return self._devices[head]
+        device = self._devices[head] = self._device_of_tags()
+        return device
+
+    def _device_of_tags(self) -> str | None:
         self._take(_NAME, "a measurement")
         tags: dict[str, str] = {}
         while self._at(b","):
             self._place += 1
             key = self._name("a tag's key")
             if not self._at(b"="):
-                raise self._bad(f"a value for the tag {shown(key)}")
+                raise self._bad("a value for the tag", key)
             self._place += 1
             if key in tags:
                 raise _BadLine(self._place, f"The tag {shown(key)} is there twice.")
-            tags[key] = self._name(f"a value for the tag {shown(key)}")
+            tags[key] = self._name("a value for the tag", key)
         return f"{tags['site']}/{tags['device']}/" if tags.keys() >= {"site", "device"} else None
 
     def _field(self) -> tuple[str, float | Refusal]:
         key = self._name("a field's key")
         if not self._at(b"="):
-            raise self._bad(f"`=` and a value for the field {shown(key)}")
+            raise self._bad("`=` and a value for the field", key)
         self._place += 1
         if self._at(b'"'):
-            text = self._take(_STRING, f"the end of the text of the field {shown(key)}")
+            text = self._take(_STRING, "the end of the text of the field", key)
             return key, ("bad_value", f"its value is the text {shown(text.decode()[1:-1])}; only numbers are stored.")
-        return key, _value(self._take(_WORD, f"a value for the field {shown(key)}").decode())
+        return key, _value(self._take(_WORD, "a value for the field", key).decode())
 
     def _time(self, clock: _Clock) -> int:
         self._gap("the end of the line", optional=True)
@@ -412,15 +434,16 @@ class _Cursor:
         ticks = int(text) if _TIME.fullmatch(text) else 1 << 63
         if not self._at(b"\n") or not -(1 << 63) <= ticks < 1 << 63:
             raise _BadLine(self._place, f"{shown(text)} is no time; it is one whole number of 64 bits at the end.")
-        return int(clock.milliseconds(np.array([ticks]))[0])
+        return clock.one(ticks)
 
-    def _name(self, what: str) -> str:
-        return _ESCAPED.sub(rb"\1", self._take(_KEY, what)).decode()
+    def _name(self, what: str, of: str | None = None) -> str:
+        name = self._take(_KEY, what, of)
+        return (_ESCAPED.sub(rb"\1", name) if b"\\" in name else name).decode()
 
-    def _take(self, pattern: re.Pattern[bytes], what: str) -> bytes:
+    def _take(self, pattern: re.Pattern[bytes], what: str, of: str | None = None) -> bytes:
         match = pattern.match(self._body, self._place)
         if match is None:
-            raise self._bad(what)
+            raise self._bad(what, of)
         self._place = match.end()
         return match[0]
 
@@ -437,10 +460,10 @@ class _Cursor:
     def _at(self, letter: bytes) -> bool:
         return self._body.startswith(letter, self._place)
 
-    def _bad(self, wanted: str) -> _BadLine:
+    def _bad(self, wanted: str, of: str | None = None) -> _BadLine:
         rest = self._body[self._place : self._place + 200].split(b"\n")[0].decode(errors="ignore")
         found = f"found {shown(rest)}" if rest else "the line ends"
-        return _BadLine(self._place, f"Expected {wanted}, but {found}.")
+        return _BadLine(self._place, f"Expected {wanted}{'' if of is None else ' ' + shown(of)}, but {found}.")
 
 
 def _value(text: str) -> float | Refusal:
