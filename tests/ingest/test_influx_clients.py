@@ -112,7 +112,7 @@ class TestPython:
 
 
 class TestJavaScript:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def script(self, request: pytest.FixtureRequest) -> Path:
         """The script, with what it needs installed beside it once for each lock file."""
         capture = request.config.pluginmanager.getplugin("capturemanager")
@@ -138,7 +138,7 @@ class TestJavaScript:
 
 
 def installed() -> Path:
-    """The script in a directory of its lock file, where `npm ci` has put what it needs; that takes a few seconds once."""
+    """The script in a directory of its lock file, where `npm ci` has put what it needs; once, in a few seconds."""
     lock = (SCRIPT / "package-lock.json").read_bytes()
     directory = CACHE / f"influx_js-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not directory.exists():

@@ -395,11 +395,14 @@ class _Cursor:
         """`site/device/` of the measurement and tags; `None` if they name none."""
         match = _HEAD.match(self._body, self._place)
         head = match[0] if match else b""
-        if head in self._devices:
-            self._place += len(head)
-            return self._devices[head]
-        device = self._devices[head] = self._device_of_tags()
-        return device
+        end = self._place + len(head)
+        if head not in self._devices:
+            device = self._device_of_tags()
+            if self._place != end:
+                raise self._bad("a comma or a space")
+            self._devices[head] = device
+        self._place = end
+        return self._devices[head]
 
     def _device_of_tags(self) -> str | None:
         self._take(_NAME, "a measurement")
@@ -489,8 +492,8 @@ def _value(text: str) -> float | Refusal:
 
 def _merged(plain: Columns, rows: list[_Row]) -> Columns:
     """Both in the order of their lines."""
-    position = {reference: place for place, reference in enumerate(plain.references)}
-    reference_of = [position.setdefault(row.reference, len(position)) for row in rows]
+    position: dict[Reference, int] = {}
+    reference_of = [position.setdefault(row.reference, len(position)) + len(plain.references) for row in rows]
     assert plain.lines is not None  # as it has lines
     lines = np.append(plain.lines, [row.line for row in rows])
     order = np.argsort(lines, kind="stable")
@@ -501,7 +504,7 @@ def _merged(plain: Columns, rows: list[_Row]) -> Columns:
         if row.refusal is not None:
             verdicts.refuse(place, *row.refusal)
     return Columns(
-        list(position),
+        [*plain.references, *position],
         np.append(plain.reference_of, reference_of)[order].astype(np.int64),
         np.append(plain.timestamps, [row.milliseconds for row in rows])[order].astype(np.int64),
         np.append(plain.values, [row.value for row in rows])[order],
