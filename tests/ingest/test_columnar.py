@@ -277,9 +277,11 @@ class TestHostile:
             assert columns.references == ["x" * 200]
 
     def test_views_of_one_long_text_do_not_become_many(self) -> None:
-        view = pa.array(["x" * 1_000_000], pa.string_view())
+        text = b"x" * 1_000_000
+        view = np.array([len(text), int.from_bytes(text[:4], "little"), 0, 0], np.int32)
+        views = pa.py_buffer(np.tile(view, 1000))
         rows = table(
-            metric=pa.concat_arrays([view] * 1).take(pa.array(np.zeros(1000, np.int64))),
+            metric=pa.Array.from_buffers(pa.string_view(), 1000, [None, views, pa.py_buffer(text)]),
             timestamp=pa.array([TEN] * 1000, INSTANT),
             value=[1.0] * 1000,
         )
@@ -320,7 +322,11 @@ class TestEveryFormat:
         csv = "metric,timestamp,value\n" + "".join(
             f"{name},{text},{value!r}\n" for name, text, value in zip(names, texts, values, strict=True)
         )
-        columns = table(metric=pa.array(names, pa.string()), timestamp=pa.array(times, INSTANT), value=values)
+        columns = table(
+            metric=pa.array(names, pa.string()),
+            timestamp=pa.array(times, INSTANT),
+            value=pa.array(values, pa.float64()),
+        )
         lines = "".join(
             f"m,site={name.split('/')[0]},device={name.split('/')[1]} {name.split('/')[2]}={value!r} {ms}\n"
             for (name, ms, _), value in zip(readings, values, strict=True)

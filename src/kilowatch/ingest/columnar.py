@@ -18,7 +18,7 @@ from kilowatch.errors import TooLarge, Unreadable
 from kilowatch.history.model import Floats, Milliseconds
 from kilowatch.ingest.columns import are_columns, in_milliseconds, not_finite, references_of, shown
 from kilowatch.ingest.model import Columns, Verdicts
-from kilowatch.ingest.parquet_pages import MOST_FOOTER_BYTES, check_pages
+from kilowatch.ingest.parquet_pages import check_pages
 
 _BYTES_OF_A_ROW = 16  # the timestamp and the value
 _MOST_MESSAGES = 10_000
@@ -40,14 +40,12 @@ def read_arrow(body: bytes, *, most: int) -> Columns:
 def read_parquet(body: bytes, *, most: int) -> Columns:
     """Columns from a Parquet file. Raises `Unreadable`; or `TooLarge` if it decodes to more than `most` bytes."""
     with _readable("Parquet file"):
-        if int.from_bytes(body[-8:-4], "little") > MOST_FOOTER_BYTES and body[-4:] == b"PAR1":
-            raise Unreadable(f"The Parquet file's footer is larger than {MOST_FOOTER_BYTES:,} bytes.")
-        metadata = pq.read_metadata(pa.BufferReader(body))
-        _check_schema(metadata.schema.to_arrow_schema())
-        _check_rows(metadata.num_rows, most)
-        check_pages(body, metadata, most=most)
-        # Texts stay in their dictionary: written out, they would be as many times as large as there are rows.
-        texts = [name for name in ("metric", "unit") if name in metadata.schema.names]
+        check_pages(body, most=most)
+        with pq.ParquetFile(pa.BufferReader(body), pre_buffer=False) as file:
+            _check_schema(file.schema_arrow)
+            _check_rows(file.metadata.num_rows, most)
+            # Texts stay in their dictionary: written out, they would be as many times as large as there are rows.
+            texts = [name for name in ("metric", "unit") if name in file.schema_arrow.names]
         with pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts, pre_buffer=False) as file:
             _check_schema(file.schema_arrow)
             return _columns(_counted(_valid(file.iter_batches(_ROWS_AT_ONCE, use_threads=False)), most), most)
@@ -71,9 +69,11 @@ def _check_messages(body: bytes, most: int) -> None:
     for number, message in enumerate(pa.ipc.MessageReader.open_stream(pa.BufferReader(body))):
         if number > _MOST_MESSAGES:
             raise Unreadable(f"The Arrow stream has more than {_MOST_MESSAGES:,} batches; make them larger.")
-        if number == 0:
+        if number == 0 and message.type == "schema":  # of another type, Arrow would read it as one and crash
             _check_schema(pa.ipc.read_schema(message))
             continue
+        if number == 0 or message.type not in ("record batch", "dictionary"):
+            raise Unreadable("An Arrow stream is a schema, then record batches and dictionaries.")
         header = _Header(message)
         decoded += header.decoded_bytes
         if header.is_dictionary:
