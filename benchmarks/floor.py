@@ -24,6 +24,8 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.progress import Progress
 from benchmarks.readings import DAY_MS, MINUTE_MS, SECOND_MS, Block, Metric, blocks, day_start
 from benchmarks.scale import BATCH, DAY_METRICS, SCALES, SCRATCH_METRICS, YEAR_METRICS, Scale
+from kilowatch.history.model import Rows
+from kilowatch.history.native import encode
 from kilowatch.history.store import HistoryStore
 
 _GROUP = 8 * BATCH

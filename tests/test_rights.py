@@ -66,6 +66,9 @@ MATRIX = {
     "GET /api/v1/metrics/{metric_id}/history": EVERYONE_READS,
     # a metric that one can't see is reported as an unknown one, in a report that takes nothing
     "POST /api/v1/readings": "401 200 403 200 200 200",
+    # InfluxDB's clients are told so by a 400
+    "POST /api/v2/write": "401 400 403 400 204 204",
+    "POST /write": "401 400 403 400 204 204",
     "GET /api/v1/subscriptions": SIGNED_IN,
     # naming a metric that one can't see is 422, as for one that never was
     "POST /api/v1/subscriptions": "401 422 201 422 201 201",
@@ -110,6 +113,8 @@ class Target:
     user_id: int = 0
     key_id: int = 0
     refresh_token: str = ""
+    site: str = ""
+    device: str = ""
 
     @classmethod
     def make(cls, world: World, operation: str = "") -> "Target":
@@ -120,6 +125,7 @@ class Target:
             world.grant(getattr(world, role), site_id, role)
         device = world.device(site_id, metrics=[POWER, HEAT])
         target = cls(site_id, device["id"], device["metrics"][0]["id"], world.technician)
+        target.site, target.device = f"site-{name}", device["slug"]
         if not operation or "{subscription_id}" in operation:
             subscription = {"name": name, "metric_ids": [target.metric_id]}
             target.subscription_id = world.technician.post("/subscriptions", subscription).json()["id"]
@@ -162,6 +168,10 @@ BODIES: dict[str, Callable[[Target], dict[str, Any]]] = {
 }
 
 
+LINES = ("POST /api/v2/write", "POST /write")
+INGEST = ("POST /api/v1/readings", *LINES)
+
+
 def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> httpx2.Response:
     """Ask for an operation on the target; `ids` take the place of the target's."""
     method, template = operation.split(" ")
@@ -169,6 +179,9 @@ def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> http
     more: dict[str, Any] = {}
     if operation in BODIES:
         more["json"] = BODIES[operation](target)
+    if operation in LINES:
+        more["content"] = f"m,site={target.site},device={target.device} power=1.5\n"
+        more["headers"] = {"Content-Type": "text/plain"}
     if operation == "POST /api/v1/auth/token":
         more["data"] = {"username": target.technician.email, "password": target.technician.password}
     if operation.endswith("/history"):
@@ -242,7 +255,7 @@ def test_readings_of_a_metric_that_one_can_not_see_are_not_taken(targets: Target
 
 def scope_for(operation: str) -> str:
     """The scope that a key needs for an operation."""
-    if operation == "POST /api/v1/readings":
+    if operation in INGEST:
         return "ingest"
     return "read" if operation.startswith("GET ") else "write"
 

@@ -27,6 +27,7 @@ from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
 from kilowatch.history.spans import Spans
 from kilowatch.history.store import EngineInUse, HistoryStore
+from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Intake
 from kilowatch.kit.db import Database
@@ -183,6 +184,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         auth_router,
         facility_router,
         ingest_router,
+        influx_router,
         history_router,
         subscriptions_router,
         _health_router,

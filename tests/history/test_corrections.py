@@ -129,7 +129,7 @@ class TestEraseWindow:
         merge(store)
         assert (all_of(store, metric), newest(store, metric)) == ([(1, 5.0)], (1, 5.0))
 
-    @pytest.mark.parametrize("done", range(len(statements.ERASE_WINDOW) + 1))
+    @pytest.mark.parametrize("done", range(1, len(statements.ERASE_WINDOW) + 1))
     def test_cut_off_anywhere_and_done_again_it_is_done(
         self, store: HistoryStore, metric: int, done: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -82,12 +82,12 @@ class TestSendingAgain:
         world.send(metric, (NINE, 1))
         written: list[int] = []
 
-        def append(_batch: Batch) -> int:
+        def submit(_batch: Batch) -> NoReturn:
             written.append(len(entries(world, "readings_corrected")))  # it is there before the reading
             raise Overloaded
 
         with monkeypatch.context() as patch:
-            patch.setattr(world.services.history, "append", append)
+            patch.setattr(world.services.history, "submit", submit)
             rows = [{"metric_id": metric, "timestamp": NINE, "value": 2}]
             assert world.technician.post("/readings", {"readings": rows}).status_code == 503
         assert (written, entries(world, "readings_corrected")) == ([1], [])
@@ -103,7 +103,7 @@ class TestSendingAgain:
         def page(*_: object, **__: object) -> None:
             raise AssertionError("what is stored was read back")
 
-        monkeypatch.setattr(world.services.history, "readings_page", page)
+        monkeypatch.setattr(world.services.history, "first_readings", page)
         world.send(metric, (TEN, 1), (ELEVEN, 2))
         world.send(metric, (ELEVEN, 2))
 
@@ -241,5 +241,6 @@ def test_arriving_names_take_the_unit_of_their_first_good_reading() -> None:
     columns = formats.read(
         b"metric,timestamp,value,unit\na/b/c,x,1,W\na/b/c,2026-01-05T10:00:00Z,1,kW\na/b/d,2026-01-05T10:00:00Z,1,V\n",
         "text/csv",
+        most=1000,
     )
     assert service._arriving(columns, {"a/b/c"}, latest=Clock().now) == {"a/b/c": "kW"}

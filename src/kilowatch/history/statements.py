@@ -112,11 +112,11 @@ ORDER BY metric_id, ts
 """
 
 _RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
-ERASE_WINDOW = f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN} SETTINGS mutations_sync = 2"
 
 # A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what
 # is the newest then is put in anew. What arrives meanwhile was received later: its rows stay in both tables.
-ERASE_WINDOW_OF_LATEST = (
+ERASE_WINDOW = (
+    f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN} SETTINGS mutations_sync = 2",
     """
     ALTER TABLE latest DELETE
     WHERE metric_id IN {ids:Array(UInt32)}

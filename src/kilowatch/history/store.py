@@ -195,10 +195,11 @@ class HistoryStore:
         }
         # One at a time: what one finds to be the newest reading may be what another is just removing.
         with self._correcting:
-            self._command(statements.ERASE_WINDOW, parameters)
+            of_readings, *of_latest = statements.ERASE_WINDOW
+            self._command(of_readings, parameters)
             self.spans.removed([metric_id], window.start_ms, window.end_ms)
             with self._storing:
-                for statement in statements.ERASE_WINDOW_OF_LATEST:
+                for statement in of_latest:
                     self._command(statement, parameters)
                 if self._alone:
                     left = self._query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)

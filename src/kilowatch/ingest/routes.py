@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
-from kilowatch.ingest.service import Intake
+from kilowatch.ingest.service import Intake, Taking
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.web import Lane, answer
 
@@ -27,7 +28,8 @@ async def _ingest_lane(request: Request) -> Lane:
 IntakeService = Annotated[Intake, Depends(_intake)]
 IngestLane = Annotated[Lane, Depends(_ingest_lane)]
 
-_SMALL = 16 * 1024  # bytes, some hundred readings: read sooner than a thread has taken them over
+SMALL = 16 * 1024
+"""Bytes: some hundred readings, which are read sooner than a thread has taken them over."""
 
 _ONE_METRIC = {
     "metric_id": {"description": "The metric's id; or `metric`."},
@@ -107,6 +109,8 @@ _BODY: dict[str, Any] = {
             "schema": {"type": "string"},
             "example": "metric,timestamp,value\nhome/roof/power,2026-01-05T09:30:00Z,1.5\n",
         },
+        PARQUET: {"schema": {"type": "string", "format": "binary"}},
+        ARROW: {"schema": {"type": "string", "format": "binary"}},
     },
 }
 _REPORT = {
@@ -139,7 +143,7 @@ async def take_readings(
     same metric and time replaces the one before.
     """
     body = await request.body()
-    run = lane.run_quickly if len(body) <= _SMALL else lane.run
+    run = lane.run_quickly if len(body) <= SMALL else lane.run
     taking = await run(
         intake.begin,
         who,
@@ -148,10 +152,17 @@ async def take_readings(
         content_encoding=content_encoding,
         once=once,
     )
-    if taking.stored is not None:
-        await asyncio.wrap_future(
-            taking.stored
-        )  # no thread waits meanwhile, so that many small senders share an insert
+    await settle(intake, lane, taking)
+    return answer(taking.report)
+
+
+async def settle(intake: Intake, lane: Lane, taking: Taking) -> None:
+    """Wait until the readings are stored. No thread waits, so that many small senders share an insert."""
+    try:
+        if taking.stored is not None:
+            await asyncio.wrap_future(taking.stored)
+    except Exception:
+        await lane.run(intake.give_up, taking)
+        raise
     if taking.once is not None:
         await lane.run(intake.finish, taking)
-    return answer(taking.report)

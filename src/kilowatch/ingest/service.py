@@ -19,6 +19,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Batch, Replaced
 from kilowatch.ingest import formats
+from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.text import MAX_ID
@@ -84,10 +85,23 @@ class Intake:
         user_id = self._gate.knowing(caller, scope="ingest").who.user_id
         if once is not None and (earlier := self._recall(caller, once)) is not None:
             return Taking(earlier, None, [], None)
-        columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
+        columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
         batch, report, metrics = self._checked(caller, columns)
-        stored, entries = self._submit(caller, batch, metrics) if len(batch) else (None, [])
+        stored, entries = self._submit(caller, batch, metrics)
         return Taking(report, stored, entries, None if once is None else (caller, once, user_id))
+
+    def begin_lines(
+        self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
+    ) -> "Taking":
+        """As `begin`, of InfluxDB's line protocol. In the report a `row` is the number of a line, from 1."""
+        now = self._gate.knowing(caller, scope="ingest").now
+        columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=now)
+        batch, report, metrics = self._checked(caller, columns)
+        stored, entries = self._submit(caller, batch, metrics)
+        return Taking(columns.by_line(report), stored, entries, None)
+
+    def _decompressed(self, body: bytes, content_encoding: str | None) -> bytes:
+        return formats.decompress(body, content_encoding, most=self._most_decoded)
 
     def finish(self, taking: "Taking") -> None:
         """The last part of `take`, once the readings are stored."""
@@ -131,11 +145,13 @@ class Intake:
             not_made = facility.create_on_arrival(work, arriving)
             return facility.addressed_metrics(work.connection, work.who, list(arriving)), not_made
 
-    def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int], list[int]]:
+    def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int] | None, list[int]]:
         """Store readings; those that give another value to a time that has one are noted in the audit log.
 
         They are noted before: of the two that a crash can leave, an entry too many is better than one too few.
         """
+        if not len(batch):
+            return None, []
         entries: list[int] = []
         if corrected := self._history.replaced(batch):
             metrics = {metric.id: metric for metric, _ in found.values()}
@@ -254,8 +270,9 @@ def _refuse_unknown(columns: Columns, metrics: _Metrics, not_made: Mapping[str, 
         name = str(columns.references[named[row]])
         return not_made.get(name) or f"There is no metric {name[:200]!r} that you can see."
 
-    if len(metrics.ids):
+    if not metrics.ids.all():
         columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)
+    if not metrics.writable.all():
         columns.verdicts.refuse_where(
             ~metrics.writable[named],
             "forbidden",
@@ -290,8 +307,9 @@ def _refuse_values(columns: Columns, metrics: _Metrics) -> None:
             f"The metric is in `{metrics.units[named[row]]}`, not in {columns.unit_names[columns.units[row]][:30]!r}."
         )
 
-    low, high = metrics.valid_min[named], metrics.valid_max[named]
-    verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
+    if np.isfinite(metrics.valid_min).any() or np.isfinite(metrics.valid_max).any():
+        low, high = metrics.valid_min[named], metrics.valid_max[named]
+        verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
     if columns.units is not None:
         position = {name: index for index, name in enumerate(columns.unit_names)}
         own = np.array([position.get(unit, -1) for unit in metrics.units], np.int64)
