@@ -84,3 +84,7 @@ def invalid(pointer: str, detail: str, *, place: Place = "body") -> Invalid:
 def conflict(pointer: str, detail: str) -> Conflict:
     """A `Conflict` about a single field of the body."""
     return Conflict(detail, faults=(Fault(f"/{pointer}", detail),))
+
+
+class Abandoned(Exception):
+    """Whoever asked went away, so the answer is not worked out any further. Shown to nobody."""

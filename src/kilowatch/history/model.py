@@ -1,5 +1,6 @@
 """Readings, what can be asked of them, and what is answered."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal, get_args
@@ -44,6 +45,21 @@ class Latest:
     received_at: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Readings of one metric by time, in its own unit."""
+
+    metric_id: int
+    timestamps: Milliseconds
+    values: Floats
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def first(self, count: int) -> "Points":
+        return Points(self.metric_id, self.timestamps[:count], self.values[:count])
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesRequest:
     """A metric and how its readings are to be aggregated and converted."""
@@ -65,6 +81,27 @@ class Series:
     values: Floats
     coverage: Floats | None
 
+    def part(self, begin: int, end: int) -> "Series":
+        coverage = None if self.coverage is None else self.coverage[begin:end]
+        return Series(self.request, self.timestamps[begin:end], self.values[begin:end], coverage)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HistoryStream:
+    """What a window holds, to be read once, piece by piece.
+
+    `pieces` has the metrics in the order of `requests`; each has one piece at least, and all its pieces one after
+    another, by time. Reading on may raise what reading the history may raise.
+    """
+
+    window: Window
+    resolution: Resolution | None
+    timezone: str
+    requests: Sequence[SeriesRequest]
+    pieces: Iterator[Series]
+    next: str | None = None
+    unavailable: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
@@ -76,6 +113,17 @@ class History:
     series: list[Series] = field(default_factory=list)
     next: str | None = None
     unavailable: tuple[int, ...] = ()
+
+    def stream(self) -> HistoryStream:
+        return HistoryStream(
+            self.window,
+            self.resolution,
+            self.timezone,
+            [series.request for series in self.series],
+            iter(self.series),
+            self.next,
+            self.unavailable,
+        )
 
 
 class LatestReading(msgspec.Struct, frozen=True):

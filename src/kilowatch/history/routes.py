@@ -1,31 +1,32 @@
 """HTTP for latest values and history, by metric, device and site."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kilowatch.auth.routes import Who
 from kilowatch.errors import NotAcceptable, invalid
 from kilowatch.history import formats
-from kilowatch.history.model import Aggregate, History, HistoryOut, LatestReading, LatestReadings
+from kilowatch.history.model import Aggregate, HistoryOut, HistoryStream, LatestReading, LatestReadings
 from kilowatch.history.service import (
     DEFAULT_POINTS,
     DEFAULT_RAW_LIMIT,
     MAX_BUCKETS,
     MAX_RAW_LIMIT,
     Histories,
+    Stop,
 )
 from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.openapi import Operation, operation
 from kilowatch.kit.timespan import RESOLUTIONS, Window
 from kilowatch.kit.units import MAX_UNIT_LENGTH
-from kilowatch.kit.web import HistoryLane, RecordId, answer
+from kilowatch.kit.web import HistoryLane, Lane, RecordId, answer, answer_in_parts
 
 router = APIRouter(prefix="/api/v1")
 
-_WRITERS: dict[str, Callable[[History], bytes]] = {"application/json": formats.to_json, "text/csv": formats.to_csv}
-_SHORT = {"json": "application/json", "csv": "text/csv"}
+_SHORT = {"json": formats.JSON, "csv": formats.CSV, "parquet": formats.PARQUET, "arrow": formats.ARROW}
 _TIME = {"format": "date-time"}
 
 
@@ -35,6 +36,16 @@ def _histories(request: Request) -> Histories:
 
 
 HistoryService = Annotated[Histories, Depends(_histories)]
+
+
+RawLimit = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_RAW_LIMIT)] | None,
+    BeforeValidator(lambda limit: None if limit == "all" else limit),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_RAW_LIMIT}, {"type": "string", "const": "all"}]}
+    ),
+]
+"""How many raw readings a page has: `None` stands for `all`."""
 
 
 def history_question(
@@ -76,7 +87,8 @@ def history_question(
         str | None, Query(max_length=MAX_UNIT_LENGTH, description="Any unit that the metric's own can be converted to.")
     ] = None,
     limit: Annotated[
-        int, Query(ge=1, le=MAX_RAW_LIMIT, description="Raw readings a page, over all series.")
+        RawLimit,
+        Query(description="Raw readings a page, over all series; `all` streams all there are, with no pages."),
     ] = DEFAULT_RAW_LIMIT,
     cursor: Annotated[str | None, Query(max_length=200, description="`next` of the page before (raw only).")] = None,
 ) -> HistoryQuestion:
@@ -88,7 +100,11 @@ def history_question(
 HistoryParameters = Annotated[HistoryQuestion, Depends(history_question)]
 Format = Annotated[
     str | None,
-    Query(max_length=80, description="`json` or `csv`, instead of the `Accept` header.", examples=["csv"]),
+    Query(
+        max_length=80,
+        description="`json`, `csv`, `parquet` or `arrow`, instead of the `Accept` header.",
+        examples=["csv"],
+    ),
 ]
 
 
@@ -96,7 +112,7 @@ def media_type(request: Request, short: str | None) -> str:
     """The format to answer in. Raises `Invalid` naming those there are."""
     if short is not None:
         chosen = _SHORT.get(short, short)
-        if chosen in _WRITERS:
+        if chosen in formats.WRITERS:
             return chosen
         raise invalid("format", f"{short!r} can't be written; choose {' or '.join(_SHORT)}.", place="query")
     accept = request.headers.get("accept", "*/*")
@@ -104,13 +120,13 @@ def media_type(request: Request, short: str | None) -> str:
         if not _quality(part) > 0:
             break  # `q=0`: anything but that
         wanted = part.split(";")[0].strip().lower()
-        if wanted in _WRITERS:
+        if wanted in formats.WRITERS:
             return wanted
         if wanted in ("*/*", "application/*", ""):
             return "application/json"
         if wanted == "text/*":
             return "text/csv"
-    raise NotAcceptable(f"None of {accept!r} can be written; accept {' or '.join(_WRITERS)}.")
+    raise NotAcceptable(f"None of {accept!r} can be written; accept {' or '.join(formats.WRITERS)}.")
 
 
 def _quality(part: str) -> float:
@@ -124,12 +140,22 @@ def _quality(part: str) -> float:
     return 1.0
 
 
-def write_history(request: Request, history: History, media: str) -> Response:
+async def answer_history(request: Request, lane: Lane, read: Callable[[Stop], HistoryStream], media: str) -> Response:
+    """The history in that format, as it is read: a long one goes out before its end is known.
+
+    Args:
+        read: asked in the lane's threads; it is given what says whether the client is still there.
+    """
     headers = {"Vary": "Accept"}
-    if history.next is not None:
-        following = request.url.include_query_params(cursor=history.next)
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    return Response(_WRITERS[media](history), 200, headers, media)
+
+    def parts(stop: Stop) -> Iterator[bytes]:
+        stream = read(stop)
+        if stream.next is not None:
+            following = request.url.include_query_params(cursor=stream.next)
+            headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        yield from formats.write(stream, media)
+
+    return await answer_in_parts(request, lane, parts, headers=headers, media=media, whole_below=formats.PART_BYTES)
 
 
 _LATEST = {
@@ -180,7 +206,11 @@ def history_operation() -> Operation:
         422,
         example=_HISTORY,
         description="The window. Empty buckets are null; a page of raw readings has `next` and `Link` if more follow.",
-        content={"text/csv": {"schema": {"type": "string"}, "example": _CSV}},
+        content={
+            formats.CSV: {"schema": {"type": "string"}, "example": _CSV},
+            formats.PARQUET: {"schema": {"type": "string", "format": "binary"}},
+            formats.ARROW: {"schema": {"type": "string", "format": "binary"}},
+        },
         headers={"Link": "Where the next page of raw readings is."},
     )
 
@@ -230,4 +260,6 @@ async def history_of_metric(
 ) -> Response:
     """Readings, or buckets of them, in a half-open window; what each aggregate means is in the user guide."""
     media = media_type(request, format)
-    return await lane.run(lambda: write_history(request, histories.history_of_metric(who, metric_id, question), media))
+    return await answer_history(
+        request, lane, lambda stop: histories.stream_of_metric(who, metric_id, question, stop=stop), media
+    )

@@ -3,21 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kilowatch.auth.service import Caller, Gate
-from kilowatch.errors import Fault, Invalid, invalid
+from kilowatch.errors import Abandoned, Fault, Invalid, invalid
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
+from kilowatch.history.chunks import CHUNK, read_after
 from kilowatch.history.model import (
     Aggregate,
     Floats,
     History,
+    HistoryStream,
     Latest,
     LatestReading,
     Milliseconds,
+    Points,
     Series,
     SeriesRequest,
 )
@@ -44,6 +49,12 @@ MAX_RAW_LIMIT = 1_000_000
 STALE_AFTER_S = 2_700
 """When the latest reading of a metric without `max_gap_s` counts as stale."""
 
+Stop = Callable[[], bool]
+"""Whether nobody waits for the answer any more."""
+
+T = TypeVar("T")
+
+_NO_LIMIT = 2**62
 _ENERGY_UNIT = "kWh"
 _POWER_UNIT = "kW"
 
@@ -58,7 +69,8 @@ class Query:
     aggregate: Aggregate | None = None
     timezone: str | None = None
     unit: str | None = None
-    limit: int = DEFAULT_RAW_LIMIT
+    limit: int | None = DEFAULT_RAW_LIMIT
+    """Raw readings a page; `None` for all there are."""
     cursor: str | None = None
 
 
@@ -92,14 +104,35 @@ class Histories:
             metric = facility.placed_metric(work.connection, work.who, metric_id)
         return self.history([metric], query)
 
+    def stream_of_metric(
+        self, caller: Caller, metric_id: int, query: Query, *, stop: Stop = lambda: False
+    ) -> HistoryStream:
+        """Ends with `NoSuchMetric` once the caller may not read it any more."""
+
+        def metric() -> PlacedMetric:
+            with self._gate.reading(caller) as work:
+                return facility.placed_metric(work.connection, work.who, metric_id)
+
+        return self.stream([metric()], query, check=metric, stop=stop)
+
     def history_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> History:
         """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
+        return self.history(self._addressed(caller, references), query)
+
+    def stream_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> HistoryStream:
+        """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
+        return self.stream(
+            self._addressed(caller, references), query, check=lambda: self._addressed(caller, references)
+        )
+
+    def _addressed(self, caller: Caller, references: Sequence[int | str]) -> list[PlacedMetric]:
         with self._gate.reading(caller) as work:
             found = facility.addressed_metrics(work.connection, work.who, references)
         for reference in references:
             if reference not in found:
                 raise facility.NoSuchMetric(str(reference))
-        return self.history([found[reference][0] for reference in dict.fromkeys(references)], query)
+        # a metric may be named by its id and its path
+        return list({found[reference][0].id: found[reference][0] for reference in references}.values())
 
     # ── of metrics that are known to be readable ──
 
@@ -109,15 +142,16 @@ class Histories:
         found = self._store.latest([metric.id for metric in metrics])
         return [_latest_reading(metric, found.get(metric.id), now_ms) for metric in metrics]
 
-    def history(self, metrics: Sequence[PlacedMetric], query: Query) -> History:
+    def history(self, metrics: Sequence[PlacedMetric], query: Query, *, stop: Stop = lambda: False) -> History:
         """The history of each metric, in their order.
 
         Raises:
             Invalid: naming the parameter that does not fit the metrics or is too much for one answer.
+            Abandoned: `stop` said so.
         """
         zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
         if query.resolution == "raw":
-            return self._raw(metrics, query, zone.key)
+            return self._page(metrics, query, zone.key, limit=_NO_LIMIT if query.limit is None else query.limit)
         most = min(MAX_BUCKETS, MAX_VALUES // max(len(metrics), 1))
         if query.resolution == "auto":
             resolution = timespan.finest_resolution(query.window, zone, points=min(query.points, most))
@@ -129,10 +163,37 @@ class Histories:
         near = _Near.of(self._store, metrics, query.window)
         series = [
             self._buckets(request, near, inside, edges)
-            for part, inside in self._parts(requests, query.window)
+            for part, inside in _while_awaited(self._parts(requests, query.window), stop)
             for request in part
         ]
         return History(query.window, resolution, zone.key, series)
+
+    def stream(
+        self,
+        metrics: Sequence[PlacedMetric],
+        query: Query,
+        *,
+        check: Callable[[], object] = lambda: None,
+        stop: Stop = lambda: False,
+    ) -> HistoryStream:
+        """The history of each metric, in their order, to be read piece by piece.
+
+        All raw readings (`limit=None`) are read from the engine as the pieces are asked for, so memory stays flat.
+        Everything else is read by the time this returns.
+
+        Args:
+            check: raises if the reader may not read on; it is asked after each chunk of all raw readings.
+            stop: says whether nobody waits for the answer any more.
+
+        Raises:
+            Invalid: as `history`.
+            Abandoned: `stop` said so.
+        """
+        if query.resolution != "raw" or query.limit is not None:
+            return self.history(metrics, query, stop=stop).stream()
+        zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
+        requests = _raw_requests(metrics, query)
+        return HistoryStream(query.window, None, zone.key, requests, self._pieces(requests, query, check))
 
     def _parts(
         self, requests: Sequence[SeriesRequest], window: Window
@@ -171,24 +232,36 @@ class Histories:
         values = _converted(buckets.values, units.Conversion(request.factor))
         return Series(request, edges[:-1], values, buckets.held_ms / np.diff(edges))
 
-    def _raw(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str) -> History:
-        if query.aggregate is not None:
-            raise invalid(
-                "aggregate", "Raw readings are not aggregated; leave it out, or choose a resolution.", place="query"
-            )
-        after = decode_cursor(query.cursor, parts=2) if query.cursor else (0, 0)
-        ids = [metric.id for metric in metrics]
-        rows = self._store.readings_page(ids, query.window, limit=query.limit + 1, after=(after[0], after[1]))
-        page, more = rows[: query.limit], len(rows) > query.limit
-        following = encode_cursor(int(page["metric_id"][-1]), int(page["ts"][-1])) if more else None
-        series = []
-        for metric in metrics:
-            part = _rows_of(page, metric.id)
-            unit = query.unit or metric.unit
-            request = SeriesRequest(metric, None, unit, _conversion(metric, unit))
-            values = _converted(part["value"], request.conversion)
-            series.append(Series(request, part["ts"].astype(np.int64), values, None))
+    def _page(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str, *, limit: int) -> History:
+        """A page of raw readings. It is in memory as numbers, 16 bytes a reading."""
+        requests = _raw_requests(metrics, query)
+        ids = sorted(request.metric.id for request in requests)
+        chunks = read_after(self._store, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
+        found: dict[int, list[Points]] = {metric_id: [] for metric_id in ids}
+        room, last, following = limit, (0, 0), None
+        for points in chain.from_iterable(chunks):
+            kept = points.first(room)
+            if len(kept):
+                found[kept.metric_id].append(kept)
+                room, last = room - len(kept), (kept.metric_id, int(kept.timestamps[-1]))
+            if len(kept) < len(points):
+                following = encode_cursor(*last)
+                break
+        series = [_raw_series(request, found[request.metric.id]) for request in requests]
         return History(query.window, None, timezone, series, following)
+
+    def _pieces(self, requests: Sequence[SeriesRequest], query: Query, check: Callable[[], object]) -> Iterator[Series]:
+        """Raw readings as they are read. `check` is asked after each chunk: it raises if no more may be read."""
+        places = {request.metric.id: place for place, request in enumerate(requests)}
+        begun = -1
+        for chunk in read_after(self._store, list(places), query.window, after=_after(query)):
+            for points in chunk:
+                place = places[points.metric_id]
+                yield from (_raw_series(request, []) for request in requests[begun + 1 : place])
+                yield _raw_series(requests[place], [points])
+                begun = place
+            check()
+        yield from (_raw_series(request, []) for request in requests[begun + 1 :])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,6 +287,45 @@ def _converted(values: Floats, conversion: units.Conversion) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         converted = values * conversion.scale + conversion.offset
     return np.where(np.isfinite(converted), converted, np.nan)
+
+
+def _while_awaited(parts: Iterator[T], stop: Stop) -> Iterator[T]:
+    for part in parts:
+        if stop():
+            raise Abandoned
+        yield part
+
+
+def _after(query: Query) -> tuple[int, int]:
+    """Behind which metric and time a page of raw readings begins."""
+    if query.cursor is None:
+        return 0, 0
+    metric_id, instant = decode_cursor(query.cursor, parts=2)
+    return metric_id, instant
+
+
+def _raw_requests(metrics: Sequence[PlacedMetric], query: Query) -> list[SeriesRequest]:
+    if query.aggregate is not None:
+        raise invalid(
+            "aggregate", "Raw readings are not aggregated; leave it out, or choose a resolution.", place="query"
+        )
+    return [
+        SeriesRequest(metric, None, unit, _conversion(metric, unit))
+        for metric in metrics
+        for unit in (query.unit or metric.unit,)
+    ]
+
+
+def _raw_series(request: SeriesRequest, found: Sequence[Points]) -> Series:
+    timestamps = _joined([points.timestamps for points in found], np.dtype(np.int64))
+    values = _joined([points.values for points in found], np.dtype(np.float64))
+    if request.conversion != units.Conversion():
+        values = _converted(values, request.conversion)
+    return Series(request, timestamps, values, None)
+
+
+def _joined(columns: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
 
 
 def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -24,7 +25,7 @@ from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history import statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import READING_DTYPE, Batch, Latest
+from kilowatch.history.model import READING_DTYPE, Batch, Latest, Points
 from kilowatch.kit.timespan import Window
 
 log = structlog.get_logger("kilowatch.history")
@@ -37,6 +38,7 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+_POINT_COLUMNS = (np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f8"))  # metric_id, ts, value
 _CONNECTION_WAIT_S = 30
 _CLOSE_WAIT_S = 5
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
@@ -148,19 +150,28 @@ class HistoryStore:
         parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
         return self._query(statements.READINGS, parameters, statements.POINT_DTYPE)
 
-    def readings_page(
-        self, metric_ids: Sequence[int], window: Window, *, limit: int, after: tuple[int, int]
-    ) -> np.ndarray:
-        """Readings in the window by (metric, time), from behind `after`, at most `limit`: `POINT_DTYPE` rows."""
-        parameters = {
-            "ids": list(metric_ids),
-            "start": window.start_ms,
-            "end": window.end_ms,
-            "after_id": after[0],
-            "after_ts": after[1],
-            "limit": limit,
-        }
-        return self._query(statements.READINGS_PAGE, parameters, statements.POINT_DTYPE)
+    def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
+        """A number that these metrics' readings in the window do not exceed: some thousands too many a month."""
+        parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
+        with self._client() as client:
+            answer = client.raw_query(statements.ESTIMATE, parameters=parameters, fmt="TSV")
+        return sum(int(line.split(b"\t")[3]) for line in answer.splitlines())
+
+    def first_readings(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        """The first readings in the window by (metric, time), `limit` of them over all metrics."""
+        parameters = {"start": window.start_ms, "end": window.end_ms, "limit": limit}
+        if len(metric_ids) == 1:
+            columns = self._columns(statements.READINGS_OF_ONE, parameters | {"id": metric_ids[0]}, _POINT_COLUMNS[1:])
+            return [Points(metric_ids[0], *columns)]
+        ids, timestamps, values = self._columns(
+            statements.READINGS_OF_SOME, parameters | {"ids": list(metric_ids)}, _POINT_COLUMNS
+        )
+        changes = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
+        return [
+            Points(int(ids[begin]), timestamps[begin:end], values[begin:end])
+            for begin, end in pairwise(changes)
+            if begin < end
+        ]
 
     def last_before(self, reach_ms: Mapping[int, int | None], instant: int) -> np.ndarray:
         """The last reading of each metric before an instant, less than its reach (`None`: any time) before it.
@@ -232,6 +243,11 @@ class HistoryStore:
     def _query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         with self._client() as client:
             return np.frombuffer(client.raw_query(sql, parameters=dict(parameters), fmt="RowBinary"), dtype)
+
+    def _columns(self, sql: str, parameters: Mapping[str, Any], dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
+        with self._client() as client:
+            answer = client.raw_query(sql, parameters=dict(parameters), fmt="Native")
+        return _native_columns(answer, dtypes)
 
     def _command(self, sql: str, parameters: Mapping[str, Any]) -> None:
         with self._client() as client:
@@ -365,6 +381,32 @@ def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )
+
+
+def _native_columns(answer: bytes, dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
+    """The columns of an answer in the engine's Native format: blocks of columns of numbers."""
+    blocks: list[list[np.ndarray]] = [[np.empty(0, dtype)] for dtype in dtypes]
+    place = 0
+    while place < len(answer):
+        _, place = _varint(answer, place)  # how many columns
+        rows, place = _varint(answer, place)
+        for column, dtype in zip(blocks, dtypes, strict=True):
+            for _ in ("name", "type"):
+                length, place = _varint(answer, place)
+                place += length
+            column.append(np.frombuffer(answer, dtype, rows, place))
+            place += rows * dtype.itemsize
+    return [np.concatenate(column) for column in blocks]
+
+
+def _varint(answer: bytes, place: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = answer[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return number, place
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -1,9 +1,11 @@
 """HTTP for every room: answers, problem documents, request ids, body limits, and the threads that slow calls run on."""
 
+import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -32,6 +34,7 @@ _DRAIN_AT_MOST = 512 * 1024 * 1024
 _DRAIN_SECONDS = 10
 _MAX_FAULTS = 100
 _MAX_DETAIL = 2000
+_CLIENT_GONE = 499
 
 RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
@@ -139,6 +142,10 @@ def install_errors(app: FastAPI) -> None:
         if status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(request, status, error.detail, faults=error.faults, headers=headers)
+
+    @app.exception_handler(errors.Abandoned)
+    def _abandoned(_request: Request, _error: errors.Abandoned) -> Response:
+        return Response(status_code=_CLIENT_GONE)  # for the log alone
 
     @app.exception_handler(RequestValidationError)
     def _validation(request: Request, error: RequestValidationError) -> Response:
@@ -307,6 +314,86 @@ def _history_lane(request: Request) -> Lane:
 
 
 HistoryLane = Annotated[Lane, Depends(_history_lane)]
+
+
+class _Client:
+    """Whether the one who asked is still there."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.gone = False
+        self._receive = receive
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        while not self.gone:
+            self.gone = (await self._receive())["type"] == "http.disconnect"
+
+
+async def answer_in_parts(
+    request: Request,
+    lane: Lane,
+    make: Callable[[Callable[[], bool]], Iterator[bytes]],
+    *,
+    headers: Mapping[str, str],
+    media: str,
+    whole_below: int,
+) -> Response:
+    """An answer that is sent as it is made, part by part, each in a thread of the lane.
+
+    The first part is made before the status is sent, so what goes wrong by then is a problem as any other. What goes
+    wrong later breaks the connection off, so that nobody takes a part for the whole. No thread is held while the
+    client takes its time, and no part is made before the one before it was taken.
+
+    Args:
+        make: the parts; it is given what says whether the client went away, and may then raise `Abandoned`.
+        headers: read once the first part is made.
+        whole_below: the bytes below which the first part is all of it.
+    """
+    client = _Client(request.receive)
+    parts = make(lambda: client.gone)
+    async with client.watched():
+        first = await lane.run(next, parts, b"")
+    if client.gone:
+        raise errors.Abandoned
+    if len(first) < whole_below:
+        return Response(first, 200, headers, media)
+    return _AnswerInParts(first, parts, lane, client, headers=headers, media=media)
+
+
+class _AnswerInParts(Response):
+    def __init__(
+        self,
+        first: bytes,
+        parts: Iterator[bytes],
+        lane: Lane,
+        client: _Client,
+        *,
+        headers: Mapping[str, str],
+        media: str,
+    ) -> None:
+        # not the base's own: there is no body whose length could be told
+        self.status_code, self.media_type, self.background = 200, media, None
+        self.init_headers(headers)
+        self._first, self._parts, self._lane, self._client = first, parts, lane, client
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        async with self._client.watched():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            part: bytes | None = self._first
+            while part is not None:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+                if self._client.gone:
+                    log.info("the client went away before the answer's end")
+                    return
+                part = await self._lane.run(next, self._parts, None)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def set_default_threads(threads: int) -> None:

@@ -1,6 +1,5 @@
 """HTTP for subscriptions, their latest values and history."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,9 +10,9 @@ from kilowatch.history.routes import (
     LATEST_EXAMPLE,
     Format,
     HistoryParameters,
+    answer_history,
     history_operation,
     media_type,
-    write_history,
 )
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
@@ -149,9 +148,6 @@ async def history_of_subscription(
 ) -> Response:
     """Readings, or buckets of them, of all its metrics in a half-open window."""
     media = media_type(request, format)
-
-    def read() -> Response:
-        history, unavailable = subscriptions.history(who, subscription_id, question)
-        return write_history(request, replace(history, unavailable=tuple(unavailable)), media)
-
-    return await lane.run(read)
+    return await answer_history(
+        request, lane, lambda stop: subscriptions.stream(who, subscription_id, question, stop=stop), media
+    )

@@ -1,6 +1,7 @@
 """Decides what a subscription may hold, and what its owner sees of it today."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -10,8 +11,8 @@ from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Fault, Invalid, NotFound
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import History, LatestReading
-from kilowatch.history.service import Histories, Query
+from kilowatch.history.model import HistoryStream, LatestReading
+from kilowatch.history.service import Histories, Query, Stop
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.subscriptions import store
@@ -85,11 +86,24 @@ class Subscriptions:
         }
         return [readings.get(metric_id) or _unavailable(metric_id) for metric_id in ids]
 
-    def history(self, caller: Caller, subscription_id: int, query: Query) -> tuple[History, list[int]]:
-        """The history of the metrics that may be read, and the ids of those that may not."""
+    def stream(
+        self, caller: Caller, subscription_id: int, query: Query, *, stop: Stop = lambda: False
+    ) -> HistoryStream:
+        """The history of the metrics that may be read, naming those that may not.
+
+        Ends with `NoSuchMetric` or `NoSuchSubscription` once the caller may not read one of them any more.
+        """
         ids, readable = self._metrics(caller, subscription_id)
-        history = self._histories.history([readable[metric_id] for metric_id in ids if metric_id in readable], query)
-        return history, [metric_id for metric_id in ids if metric_id not in readable]
+        metrics = [readable[metric_id] for metric_id in ids if metric_id in readable]
+
+        def check() -> None:
+            _, still_readable = self._metrics(caller, subscription_id)
+            for metric in metrics:
+                if metric.id not in still_readable:
+                    raise facility.NoSuchMetric(str(metric.id))
+
+        stream = self._histories.stream(metrics, query, check=check, stop=stop)
+        return replace(stream, unavailable=tuple(metric_id for metric_id in ids if metric_id not in readable))
 
     def owner(self, operator: Principal, subscription_id: int) -> Principal:
         """Whose subscription it is, for the command line: it is read with its owner's rights."""
