@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -23,14 +23,13 @@ from kilowatch.errors import Invalid, KilowatchError, Unavailable
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
     from kilowatch.history.model import Batch
-    from kilowatch.ingest.model import Report, RowError
     from kilowatch.ingest.service import Appending, Intake
 
 _AT_ONCE = 3
 """Parts that are parsed while another is stored; each takes some ten times its size in memory."""
 
 _CONTENT_TYPES = {"csv": "text/csv", "json": "application/json", "arrow": "application/vnd.apache.arrow.stream"}
-_PRECISIONS = ("ns", "us", "ms", "s")
+Precision = Literal["ns", "us", "ms", "s"]
 
 Files = Annotated[
     list[Path],
@@ -45,11 +44,11 @@ Files = Annotated[
 Forced = Annotated[
     str | None, typer.Option("--format", help="csv, json, jsonl, parquet, arrow or line; default: by the name's end.")
 ]
-Precision = Annotated[str, typer.Option(help="Unit of line protocol's times: ns, us, ms or s.")]
+Precisions = Annotated[Precision, typer.Option(help="Unit of line protocol's times.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, not where an interrupted import stopped.")]
 
 
-def import_(files: Files, forced: Forced = None, precision: Precision = "ns", restart: Restart = False) -> None:
+def import_(files: Files, forced: Forced = None, precision: Precisions = "ns", restart: Restart = False) -> None:
     """Store readings from files, and report on the rows that were refused (then the exit status is 1).
 
     An import that is interrupted goes on where it was when the same command is given again.
@@ -57,8 +56,6 @@ def import_(files: Files, forced: Forced = None, precision: Precision = "ns", re
     settings = load_settings()
     sources = [Source.named(path, forced) for path in files]
     _refuse_twice(files)
-    if precision not in _PRECISIONS:
-        raise Invalid(f"--precision is one of {', '.join(_PRECISIONS)}.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     records = Records(settings)
     runs = [_FileImport.begin(source, records, precision=precision, restart=restart) for source in sources]
@@ -90,13 +87,13 @@ class _FileImport:
     record: Record
     earlier: Record
     """What an interrupted import left."""
-    refused: list[tuple[str, "RowError"]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     problem: str | None = None
     in_flight: int = 0
     is_read: bool = False
 
     @classmethod
-    def begin(cls, source: Source, records: Records, *, precision: str, restart: bool) -> "_FileImport":
+    def begin(cls, source: Source, records: Records, *, precision: Precision, restart: bool) -> "_FileImport":
         """Anew, or where it was interrupted."""
         record = _new_record(source, precision)
         if not restart and not source.is_stdin:
@@ -112,13 +109,13 @@ class _FileImport:
         except Broken as error:
             self.problem = error.detail
 
-    def stored(self, part: Part, report: "Report") -> None:
-        self.refused += [(part.where(error.row), error) for error in report.errors]
+    def stored(self, part: Part, outcome: "_Outcome") -> None:
+        self.told += outcome.told
         self._keep(
             place=part.place,
             read=part.read,
-            accepted=self.record.accepted + report.accepted,
-            refused=self.record.refused + report.rejected,
+            accepted=self.record.accepted + outcome.accepted,
+            refused=self.record.refused + outcome.refused,
         )
 
     def failed(self, part: Part, error: KilowatchError) -> None:
@@ -142,14 +139,14 @@ class _FileImport:
     def _tell_what_was_refused(self) -> None:
         from kilowatch.ingest.model import MAX_REPORTED
 
-        for where, error in self.refused[:MAX_REPORTED]:
-            err.print(f"{self.source.path}: {where}: {error.code}: {error.detail}", markup=False)
-        untold = self.record.refused - self.earlier.refused - len(self.refused[:MAX_REPORTED])
+        for text in self.told[:MAX_REPORTED]:
+            err.print(f"{self.source.path}: {text}", markup=False)
+        untold = self.record.refused - self.earlier.refused - len(self.told[:MAX_REPORTED])
         if untold:
             err.print(f"{self.source.path}: and {untold:,} rows more.", markup=False)
 
 
-def _new_record(source: Source, precision: str) -> Record:
+def _new_record(source: Source, precision: Precision) -> Record:
     options = f"{source.format} {precision}"
     if source.is_stdin:
         return Record(Identity("-", 0, 0, "", options))
@@ -177,7 +174,7 @@ def _where_it_was(new: Record, found: Record | None) -> Record:
 # ── all files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _import_all(runs: Sequence[_FileImport], services: "Kilowatch", *, precision: str) -> None:
+def _import_all(runs: Sequence[_FileImport], services: "Kilowatch", *, precision: Precision) -> None:
     assert services.history is not None  # an import opens it
     in_turn = _InTurn(services.history)
     take = _taker(services.intake_into(in_turn), precision)
@@ -198,14 +195,30 @@ def _bytes_to_read(runs: Sequence[_FileImport]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes) - done
 
 
-_Take = Callable[[Part], "Report"]
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a part."""
+
+    accepted: int
+    refused: int
+    told: list[str]
+    """Where in the file the first of the refused rows are, and why."""
 
 
-def _taker(intake: "Intake", precision: str) -> _Take:
+_Take = Callable[[Part], _Outcome]
+
+
+def _taker(intake: "Intake", precision: Precision) -> _Take:
     from kilowatch.auth.model import OPERATOR
 
-    def take(part: Part) -> "Report":
-        return intake.take(OPERATOR, part.body, content_type=_CONTENT_TYPES[part.kind])
+    def take(part: Part) -> _Outcome:
+        if part.kind == "line":
+            lines = intake.take_lines(OPERATOR, part.body, precision=precision)
+            told = [f"line {part.first + error.line - 1}: {error.detail}" for error in lines.errors]
+            return _Outcome(lines.accepted, lines.rejected, told)
+        report = intake.take(OPERATOR, part.body, content_type=_CONTENT_TYPES[part.kind])
+        told = [f"{part.where(error.row)}: {error.code}: {error.detail}" for error in report.errors]
+        return _Outcome(report.accepted, report.rejected, told)
 
     return take
 
@@ -262,7 +275,7 @@ class _Pipeline:
         self._in_turn = in_turn
         self._pool = pool
         self._shown = shown
-        self._pending: deque[tuple[_FileImport, Part, Future[Report]]] = deque()
+        self._pending: deque[tuple[_FileImport, Part, Future[_Outcome]]] = deque()
         self._submitted = self._rows = self._bytes = 0
 
     def add(self, run: _FileImport) -> None:
@@ -290,7 +303,7 @@ class _Pipeline:
         with suppress(KilowatchError, CancelledError):
             self.settle_all()
 
-    def _work(self, number: int, run: _FileImport, part: Part) -> "Report":
+    def _work(self, number: int, run: _FileImport, part: Part) -> _Outcome:
         with self._in_turn.part(number, run):
             return self._take(part)
 
@@ -301,7 +314,7 @@ class _Pipeline:
         self._pending.popleft()
         run.in_flight -= 1
         try:
-            report = future.result()
+            outcome = future.result()
         except _Stopped:
             pass
         except Unavailable as error:
@@ -310,8 +323,8 @@ class _Pipeline:
             run.failed(part, error)
         else:
             self._bytes += part.read - run.record.read
-            self._rows += report.accepted + report.rejected
-            run.stored(part, report)
+            self._rows += outcome.accepted + outcome.refused
+            run.stored(part, outcome)
             self._shown.show(run.source.name, done=self._bytes, rows=self._rows)
         run.conclude_if_done()
 

@@ -135,10 +135,10 @@ class Source:
 def _other_errors() -> tuple[type[Exception], ...]:
     import ijson
 
-    return _zstd().ZstdError, ijson.JSONError, UnicodeDecodeError
+    return zstd().ZstdError, ijson.JSONError, UnicodeDecodeError
 
 
-def _zstd() -> Any:
+def zstd() -> Any:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -199,7 +199,7 @@ def _opened(source: Source) -> Iterator[_Stream]:
         if head.startswith(_GZIP):
             content = cast(IO[bytes], gzip.GzipFile(fileobj=raw))
         elif head.startswith(_ZSTD):
-            content = cast(IO[bytes], _zstd().ZstdFile(raw))
+            content = cast(IO[bytes], zstd().ZstdFile(raw))
         elif source.compressed:
             raise Broken("it is not compressed with gzip or zstd, though its name says so; rename it.")
         stream = _Stream(content, raw)
