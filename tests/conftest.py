@@ -139,8 +139,12 @@ def history_url(request: pytest.FixtureRequest, history_directory: Path) -> Iter
     server = os.environ.get("KILOWATCH_TEST_HISTORY_URL", "").rstrip("/")
     url = f"chdb://{history_directory}?database={name}" if request.param == "embedded" else f"{server}/{name}"
     yield url
+    drop_history(url)
+
+
+def drop_history(url: str) -> None:
     store = HistoryStore(url, connections=1, sync=False, clock=lambda: START)
-    store._command(f"DROP DATABASE {name}", {})
+    store._command(f"DROP DATABASE {url.rpartition('=')[2].rpartition('/')[2]}", {})
     store.close()
 
 

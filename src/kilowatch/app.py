@@ -26,6 +26,7 @@ from kilowatch.facility.service import Catalogue
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
 from kilowatch.history.store import EngineInUse, HistoryStore
+from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
@@ -126,7 +127,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = append = latest = count
+    erase = submit = append = latest = count
 
 
 def refuse_history_in_use(settings: Settings) -> None:
@@ -182,6 +183,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         auth_router,
         facility_router,
         ingest_router,
+        influx_router,
         history_router,
         subscriptions_router,
         _health_router,

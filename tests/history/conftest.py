@@ -20,7 +20,7 @@ from kilowatch.history.model import Batch, History
 from kilowatch.history.service import Histories, Query
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms, to_ms
-from tests.conftest import Clock, _history_engines, _unique
+from tests.conftest import Clock, _history_engines, _unique, drop_history
 
 Readings = Sequence[tuple[int, float]]
 """Times in ms since 1970 with their values, in the order of their arrival."""
@@ -110,5 +110,5 @@ def recorder(shared_history_url: str) -> Iterator[Recorder]:
     clock = Clock()
     store = HistoryStore(shared_history_url, connections=2, sync=False, clock=clock)
     yield Recorder(store, clock)
-    store._command(f"DROP DATABASE {shared_history_url.rpartition('=')[2].rpartition('/')[2]}", {})
     store.close()
+    drop_history(shared_history_url)

@@ -13,6 +13,7 @@ import pytest
 
 from kilowatch.errors import Invalid
 from kilowatch.history.appender import Appender, Overloaded
+from kilowatch.history.model import Rows
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms
 from tests.conftest import START, Clock, _unique
@@ -29,6 +30,12 @@ def store(history_url: str) -> Iterator[HistoryStore]:
 def all_of(store: HistoryStore, *metric_ids: int) -> list[tuple[int, int, float]]:
     everything = Window(from_ms(0), datetime.fromisoformat("2199-12-31T00:00:00+00:00"))
     return [(int(m), int(t), float(v)) for m, t, v in store.readings(sorted(metric_ids), everything).tolist()]
+
+
+def newest(store: HistoryStore, metric_id: int) -> tuple[int, float] | None:
+    """Time and value."""
+    (row,) = store.latest(np.array([metric_id], np.uint32))
+    return None if row["ts"] < 0 else (int(row["ts"]), float(row["value"]))
 
 
 class TestAppend:
@@ -55,7 +62,7 @@ class TestAppend:
         readings = [(number * month_ms, float(number)) for number in range(400)]
         store.append(batch_of((1, readings)))
         assert all_of(store, 1) == [(1, t, v) for t, v in readings]
-        assert store.latest([1])[1].timestamp == readings[-1][0]
+        assert newest(store, 1) == readings[-1]
 
     def test_a_correction_wins_though_the_clock_was_set_back_and_the_server_restarted(self, history_url: str) -> None:
         for days_back, value in ((0, 1.0), (30, 2.0)):
@@ -63,7 +70,7 @@ class TestAppend:
             store = HistoryStore(history_url, connections=1, sync=False, clock=clock)
             store.append(batch_of((1, [(1000, value)])))
             assert all_of(store, 1) == [(1, 1000, value)]
-            assert store.latest([1])[1].value == value
+            assert newest(store, 1) == (1000, value)
             store.close()
 
     def test_an_empty_batch_is_no_harm(self, store: HistoryStore) -> None:
@@ -89,7 +96,7 @@ class TestAppend:
             assert all_of(again, 1) == [(1, 1, 1.0)]
             again.append(batch_of((1, [(1, 2.0)])))
             assert all_of(again, 1) == [(1, 1, 2.0)]
-            assert again.latest([1])[1].value == 2.0
+            assert newest(again, 1) == (1, 2.0)
         finally:
             again.close()
 
@@ -107,7 +114,7 @@ class TestGroupCommit:
         entered, go = threading.Event(), threading.Event()
         inserts: list[int] = []
 
-        def insert(rows: np.ndarray) -> None:
+        def insert(rows: Rows) -> None:
             inserts.append(len(rows))
             if len(inserts) == 1:
                 entered.set()
@@ -116,31 +123,61 @@ class TestGroupCommit:
                 raise OSError("the disk is full")
 
         appender = Appender(insert, clock=lambda: START)
-        with ThreadPoolExecutor(9) as pool:
-            first = pool.submit(appender.append, batch_of((1, [(0, 0.0)])))
-            assert entered.wait(10)
-            others = [pool.submit(appender.append, batch_of((2, [(n, 0.0)]))) for n in range(8)]
-            with appender._changed:  # until all of them wait
-                assert appender._changed.wait_for(lambda: len(appender._waiting) == 8, 10)
-            go.set()
-            first.result(10)
-            for other in others:
-                with pytest.raises(OSError, match="the disk is full"):
-                    other.result(10)
+        first = appender.submit(batch_of((1, [(0, 0.0)])))
+        assert entered.wait(10)
+        others = [appender.submit(batch_of((2, [(n, 0.0)]))) for n in range(8)]
+        go.set()
+        first.result(10)
+        for other in others:
+            with pytest.raises(OSError, match="the disk is full"):
+                other.result(10)
         assert inserts == [1, 8]  # eight writers, one insert
-        appender.append(batch_of((1, [(1, 1.0)])))
+        appender.submit(batch_of((1, [(1, 1.0)]))).result(10)
         assert inserts == [1, 8, 1]
         appender.close()
 
     def test_what_waits_is_written_before_it_closes(self) -> None:
         rows_written: list[int] = []
         appender = Appender(lambda rows: rows_written.append(len(rows)), clock=lambda: START)
-        with ThreadPoolExecutor(8) as pool:
-            done = [pool.submit(appender.append, batch_of((1, [(n, 0.0)]))) for n in range(8)]
-            for future in done:
-                future.result(10)
+        done = [appender.submit(batch_of((1, [(n, 0.0)]))) for n in range(8)]
         appender.close()
+        assert all(future.done() for future in done)
         assert sum(rows_written) == 8
+
+
+class TestLatestAfterARestart:
+    def end_abruptly(self, store: HistoryStore) -> None:
+        """As `kill -9` does: what was acknowledged is there, and nothing is written any more."""
+        store._appender.close()
+        store._close_clients()
+
+    def test_is_the_same(self, history_url: str, store: HistoryStore) -> None:
+        store.append(batch_of((1, [(1000, 1.0), (2000, 2.0)]), (70_000, [(5, 5.0)])))
+        store.close()
+        again = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
+        assert (newest(again, 1), newest(again, 70_000)) == ((2000, 2.0), (5, 5.0))
+        assert newest(again, 2) is None
+        assert newest(again, 4_000_000_000) is None
+        again.close()
+
+    def test_knows_what_came_after_it_was_written_down(self, history_url: str, store: HistoryStore) -> None:
+        store.append(batch_of((1, [(1000, 1.0)]), (2, [(1000, 1.0)])))
+        store.close()
+        again = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
+        again.append(batch_of((1, [(3000, 3.0)]), (2, [(500, 9.0)]), (3, [(7, 7.0)])))
+        self.end_abruptly(again)
+        third = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
+        assert [newest(third, metric) for metric in (1, 2, 3)] == [(3000, 3.0), (1000, 1.0), (7, 7.0)]
+        third.close()
+
+    def test_of_a_corrected_reading_is_the_correction(self, history_url: str) -> None:
+        store = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
+        store.append(batch_of((1, [(1000, 1.0)])))
+        store.append(batch_of((1, [(1000, 0.5)])))
+        self.end_abruptly(store)
+        again = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
+        assert newest(again, 1) == (1000, 0.5)
+        again.close()
 
 
 class TestErase:
@@ -149,7 +186,8 @@ class TestErase:
         store.append(batch_of((1, [(ms("2026-01-05T00:00"), 1.0)])))
         store.erase([1])
         assert all_of(store, 1, 2) == [(2, 1, 2.0)]
-        assert list(store.latest([1, 2])) == [2]
+        assert newest(store, 1) is None
+        assert newest(store, 2) == (1, 2.0)
         assert store.count([1]) == 0
 
     def test_what_comes_later_starts_anew(self, store: HistoryStore) -> None:
@@ -157,7 +195,7 @@ class TestErase:
         store.append(batch_of((1, [(5000, 1.0)])))
         store.erase([1])
         store.append(batch_of((1, [(1000, 7.0)])))
-        assert store.latest([1])[1].value == 7.0
+        assert newest(store, 1) == (1000, 7.0)
         assert all_of(store, 1) == [(1, 1000, 7.0)]
 
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from kilowatch.app import create_app
 from kilowatch.config import Settings
-from tests.conftest import SECRET_KEY, START, Clock, Person, World
+from tests.conftest import SECRET_KEY, START, Clock, Person, World, drop_history
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +40,4 @@ def world(
             world.grant(world.person(person), world.north, role)
         world.person("newcomer")
         yield world
-        assert world.services.history is not None  # opened with it
-        world.services.history._command(f"DROP DATABASE {name}", {})
+    drop_history(settings.resolved_history_url)

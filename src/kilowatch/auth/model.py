@@ -152,6 +152,7 @@ class Principal(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope] = ALL_SCOPES
     only_site_id: int | None = None
     sign_in_id: int | None = None
+    expires_at: datetime | None = None
 
 
 OPERATOR = Principal(user_id=0, email="operator", name="Operator of this machine", is_admin=True)

@@ -1,9 +1,9 @@
 """Decides who someone is, how they sign in, and what administrators may do to users and grants."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -15,13 +15,18 @@ from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Forbidden, NotFound, TooMany, Unauthenticated, conflict, invalid
 from kilowatch.kit.db import Database, take_turns
 from kilowatch.kit.idempotency import Once, run_once
+from kilowatch.kit.memory import Memory
 from kilowatch.kit.paging import Page, PageRequest, page_of
 
 Clock = Callable[[], datetime]
 Caller = Credential | Principal
 """A request's credential, still to be looked up; or somebody known already (the command line's operator)."""
 
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
+
 ATTEMPT_WINDOW = timedelta(minutes=15)
+_KEY_IS_GONE = "This API key is unknown, deleted or expired."
 
 
 class NoSuchUser(NotFound):
@@ -52,12 +57,43 @@ class Work(NamedTuple):
     now: datetime
 
 
+class Seen(NamedTuple, Generic[T]):
+    """What somebody was shown of the catalogue, and when. Others may be shown the same objects: change none."""
+
+    who: Principal
+    found: T
+    now: datetime
+
+
 class Gate:
     """Opens units of work for whoever asks, so that no service can reach data without knowing who it is for."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._memory = Memory()
+
+    def knowing(self, caller: Caller, *, scope: Scope = "read") -> Seen[None]:
+        """Who it is, where nothing of the catalogue is asked."""
+        return self.seeing(caller, _nothing, None, scope=scope)
+
+    def seeing(
+        self, caller: Caller, question: Callable[[Connection, Principal, H], T], about: H, *, scope: Scope = "read"
+    ) -> Seen[T]:
+        """The answer to a question: from memory, if nothing was committed since the same caller asked the same."""
+        stamp = self._database.stamp()
+        asked = (caller, question, about)
+        known: tuple[Principal, T] | None = self._memory.find(stamp, asked)
+        if known is None:
+            with self.reading(caller, scope=scope) as work:
+                known = (work.who, question(work.connection, work.who, about))
+            self._memory.keep(stamp, asked, known)
+        who, found = known
+        now = self._clock()
+        if who.expires_at is not None and who.expires_at <= now:
+            raise Unauthenticated(_KEY_IS_GONE)
+        require_scope(who, scope)
+        return Seen(who, found, now)
 
     @contextmanager
     def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
@@ -78,13 +114,16 @@ class Gate:
     def _identify(self, connection: Connection, credential: Credential, now: datetime) -> Principal:
         if credential.key_hash is not None:
             who = store.find_principal_by_key(connection, credential.key_hash, now)
-            problem = "This API key is unknown, deleted or expired."
+            problem = _KEY_IS_GONE
         else:
             who = store.find_principal_by_sign_in(connection, credential.sign_in_id or 0)
             problem = "This sign-in has ended; sign in again at `/api/v1/auth/token`."
         if who is None:
             raise Unauthenticated(problem)
         return who
+
+
+def _nothing(_connection: Connection, _who: Principal, _about: None) -> None: ...
 
 
 class SignIns:

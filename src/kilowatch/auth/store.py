@@ -40,14 +40,24 @@ def find_principal_by_sign_in(connection: Connection, sign_in_id: int) -> Princi
 
 def find_principal_by_key(connection: Connection, key_hash: str, now: datetime) -> Principal | None:
     row = connection.execute(
-        select(UserRow.id, UserRow.email, UserRow.name, UserRow.is_admin, ApiKeyRow.scopes, ApiKeyRow.site_id)
+        select(
+            UserRow.id,
+            UserRow.email,
+            UserRow.name,
+            UserRow.is_admin,
+            ApiKeyRow.scopes,
+            ApiKeyRow.site_id,
+            ApiKeyRow.expires_at,
+        )
         .join(ApiKeyRow, ApiKeyRow.user_id == UserRow.id)
         .where(ApiKeyRow.key_hash == key_hash, or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now))
     ).first()
     if row is None:
         return None
-    user_id, email, name, is_admin, scopes, site_id = row
-    return Principal(user_id, email, name, is_admin, scopes=frozenset(scopes), only_site_id=site_id)
+    user_id, email, name, is_admin, scopes, site_id, expires_at = row
+    return Principal(
+        user_id, email, name, is_admin, scopes=frozenset(scopes), only_site_id=site_id, expires_at=expires_at
+    )
 
 
 # ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -228,7 +228,7 @@ class _Stopped(KilowatchError):
 
 
 class _InTurn:
-    """Appends parts to the history in their order, though several are read at once.
+    """Passes parts on to the history in their order, though several are read at once.
 
     So of two readings of the same metric and time the later in the file is also the one that was received last.
     """
@@ -249,22 +249,29 @@ class _InTurn:
             yield
             failed = False
         finally:
-            self._await_turn()
-            if failed:
-                self._stopped.add(run)
-            with self._changed:
-                self._next += 1
-                self._changed.notify_all()
+            self._pass_on(failed=failed)
 
-    def append(self, batch: "Batch") -> int:
+    def submit(self, batch: "Batch") -> "Future[int]":
         self._await_turn()
         if self._mine.run in self._stopped:
             raise _Stopped("A part before this one could not be read.")
-        return self._history.append(batch)
+        stored = self._history.submit(batch)
+        self._pass_on()  # the next may join this one's insert
+        return stored
 
     def _await_turn(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._next == self._mine.number)
+            self._changed.wait_for(lambda: self._next >= self._mine.number)
+
+    def _pass_on(self, *, failed: bool = False) -> None:
+        self._await_turn()
+        with self._changed:
+            if self._next > self._mine.number:
+                return
+            if failed:
+                self._stopped.add(self._mine.run)
+            self._next += 1
+            self._changed.notify_all()
 
 
 class _Pipeline:

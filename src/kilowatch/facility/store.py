@@ -24,21 +24,22 @@ from kilowatch.kit.paging import PageRequest
 _SITE = columns(SiteRow, Site)
 _DEVICE = columns(DeviceRow, Device)
 _METRIC = columns(MetricRow, Metric)
-_PLACED = [
-    MetricRow.id,
-    SiteRow.id,
-    SiteRow.slug,
-    SiteRow.timezone,
-    DeviceRow.id,
-    DeviceRow.slug,
-    MetricRow.key,
-    MetricRow.name,
-    MetricRow.quantity,
-    MetricRow.unit,
-    MetricRow.behaviour,
-    MetricRow.max_gap_s,
-    MetricRow.valid_min,
-    MetricRow.valid_max,
+_SITES, _DEVICES, _METRICS = SiteRow.__table__.c, DeviceRow.__table__.c, MetricRow.__table__.c
+_PLACED: list[Any] = [
+    _METRICS.id,
+    _SITES.id,
+    _SITES.slug,
+    _SITES.timezone,
+    _DEVICES.id,
+    _DEVICES.slug,
+    _METRICS.key,
+    _METRICS.name,
+    _METRICS.quantity,
+    _METRICS.unit,
+    _METRICS.behaviour,
+    _METRICS.max_gap_s,
+    _METRICS.valid_min,
+    _METRICS.valid_max,
 ]
 _CHUNK = 1000
 T = TypeVar("T")
@@ -207,9 +208,8 @@ def delete_metric(connection: Connection, metric_id: int) -> None:
 
 
 def _placed() -> Select[Any]:
-    columns: list[Any] = _PLACED
     return (
-        select(*columns)
+        select(*_PLACED)
         .join(DeviceRow, DeviceRow.id == MetricRow.device_id)
         .join(SiteRow, SiteRow.id == DeviceRow.site_id)
     )

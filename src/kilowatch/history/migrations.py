@@ -22,25 +22,16 @@ MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
             ORDER BY (metric_id, ts)
             SETTINGS fsync_after_insert = {sync}, fsync_part_directory = {sync}
             """,
-            # A few rows a metric, however long its history: what "latest" reads.
+            # The newest reading of each metric, however long its history: what a start, or another process, reads.
+            # Of tuples the engine takes the greatest by time, then by when it was received.
             """
             CREATE TABLE IF NOT EXISTS latest (
                 metric_id UInt32,
-                reading AggregateFunction(
-                    argMax,
-                    Tuple(DateTime64(3, 'UTC'), Float64, DateTime64(3, 'UTC')),
-                    Tuple(DateTime64(3, 'UTC'), DateTime64(3, 'UTC'))
-                )
+                newest SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), DateTime64(3, 'UTC'), Float64))
             )
             ENGINE = AggregatingMergeTree
             ORDER BY metric_id
             SETTINGS fsync_after_insert = {sync}, fsync_part_directory = {sync}
-            """,
-            """
-            CREATE MATERIALIZED VIEW IF NOT EXISTS latest_feed TO latest AS
-            SELECT metric_id, argMaxState((ts, value, received_at), (ts, received_at)) AS reading
-            FROM readings
-            GROUP BY metric_id
             """,
         ),
     ),

@@ -20,9 +20,6 @@ Milliseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MetricIds = NDArray[np.uint32]
 
-READING_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8"), ("received_at", "<i8")])
-"""A row of `readings` as the engine's RowBinary format lays it out."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -36,13 +33,17 @@ class Batch:
         return len(self.timestamps)
 
 
-@dataclass(frozen=True, slots=True)
-class Latest:
-    """A metric's newest reading. Times are ms since 1970."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What one insert stores: columns ordered by metric and time, each pair once, all received at one moment."""
 
-    timestamp: int
-    value: float
+    metric_ids: MetricIds
+    timestamps: Milliseconds
+    values: Floats
     received_at: int
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,6 @@ from kilowatch.history.model import (
     Floats,
     History,
     HistoryStream,
-    Latest,
     LatestReading,
     Milliseconds,
     Points,
@@ -85,24 +84,16 @@ class Histories:
     # ── by the catalogue's ids ──
 
     def latest_of_metric(self, caller: Caller, metric_id: int) -> LatestReading:
-        with self._gate.reading(caller) as work:
-            metric = facility.placed_metric(work.connection, work.who, metric_id)
-        return self.latest([metric])[0]
+        return self.latest([self._gate.seeing(caller, facility.placed_metric, metric_id).found])[0]
 
     def latest_of_device(self, caller: Caller, device_id: int) -> list[LatestReading]:
-        with self._gate.reading(caller) as work:
-            metrics = facility.placed_metrics_of_device(work.connection, work.who, device_id)
-        return self.latest(metrics)
+        return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_device, device_id).found)
 
     def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
-        with self._gate.reading(caller) as work:
-            metrics = facility.placed_metrics_of_site(work.connection, work.who, site_id)
-        return self.latest(metrics)
+        return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_site, site_id).found)
 
     def history_of_metric(self, caller: Caller, metric_id: int, query: Query) -> History:
-        with self._gate.reading(caller) as work:
-            metric = facility.placed_metric(work.connection, work.who, metric_id)
-        return self.history([metric], query)
+        return self.history([self._gate.seeing(caller, facility.placed_metric, metric_id).found], query)
 
     def stream_of_metric(
         self, caller: Caller, metric_id: int, query: Query, *, stop: Stop = lambda: False
@@ -126,8 +117,7 @@ class Histories:
         )
 
     def _addressed(self, caller: Caller, references: Sequence[int | str]) -> list[PlacedMetric]:
-        with self._gate.reading(caller) as work:
-            found = facility.addressed_metrics(work.connection, work.who, references)
+        found = self._gate.seeing(caller, facility.addressed_metrics, tuple(references)).found
         for reference in references:
             if reference not in found:
                 raise facility.NoSuchMetric(str(reference))
@@ -139,8 +129,11 @@ class Histories:
     def latest(self, metrics: Sequence[PlacedMetric]) -> list[LatestReading]:
         """The newest reading of each, in their order; a metric with none has nulls."""
         now_ms = to_ms(self._clock())
-        found = self._store.latest([metric.id for metric in metrics])
-        return [_latest_reading(metric, found.get(metric.id), now_ms) for metric in metrics]
+        newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32)).tolist()
+        return [
+            _latest_reading(metric, timestamp, received_at, value, now_ms=now_ms)
+            for metric, (_, timestamp, received_at, value) in zip(metrics, newest, strict=True)
+        ]
 
     def history(self, metrics: Sequence[PlacedMetric], query: Query, *, stop: Stop = lambda: False) -> History:
         """The history of each metric, in their order.
@@ -334,17 +327,17 @@ def _rows_of(rows: np.ndarray, metric_id: int) -> np.ndarray:
     return rows[begin:end]
 
 
-def _latest_reading(metric: PlacedMetric, latest: Latest | None, now_ms: int) -> LatestReading:
+def _latest_reading(metric: PlacedMetric, timestamp: int, received_at: int, value: float, now_ms: int) -> LatestReading:
     names = (metric.id, metric.site, metric.device, metric.key)
-    if latest is None:
+    if timestamp < 0:
         return LatestReading(*names, None, metric.unit, None, None, None, stale=True)
-    age_s = max(0, now_ms - latest.timestamp) / 1000
+    age_s = max(0, now_ms - timestamp) / 1000
     return LatestReading(
         *names,
-        latest.value,
+        value,
         metric.unit,
-        from_ms(latest.timestamp),
-        from_ms(latest.received_at),
+        from_ms(timestamp),
+        from_ms(received_at),
         age_s,
         stale=age_s > (metric.max_gap_s or STALE_AFTER_S),
     )

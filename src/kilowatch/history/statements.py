@@ -12,15 +12,19 @@ _FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 _IN_WINDOW = """metric_id IN {ids:Array(UInt32)}
     AND ts >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND ts < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"""
 
-LATEST_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8"), ("received_at", "<i8")])
-LATEST = """
-SELECT metric_id, reading.1, reading.2, reading.3
-FROM (
-    SELECT metric_id, argMaxMerge(reading) AS reading
-    FROM latest
-    WHERE metric_id IN {ids:Array(UInt32)}
-    GROUP BY metric_id
-)
+NEWEST = "SELECT metric_id, max(newest) FROM latest GROUP BY metric_id"
+NEWEST_OF = """
+SELECT metric_id, max(newest)
+FROM latest
+WHERE metric_id IN {ids:Array(UInt32)}
+GROUP BY metric_id
+ORDER BY metric_id
+"""
+NEWEST_SINCE = """
+SELECT metric_id, max((ts, received_at, value))
+FROM readings
+WHERE received_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC')
+GROUP BY metric_id
 """
 
 # When readings were last written, by the clock of then: nothing received later may look older, or it would not win.
@@ -83,7 +87,5 @@ GROUP BY metric_id
 COUNT = f"SELECT count() FROM readings FINAL WHERE metric_id IN {{ids:Array(UInt32)}} {_FINAL}"
 
 # Unlike a lightweight delete, this leaves no copy of the rows on the disk.
-ERASE = (
-    "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
-    "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
-)
+ERASE = "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"
+ERASE_LATEST = "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"

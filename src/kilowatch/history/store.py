@@ -2,7 +2,10 @@
 
 import queue
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import pairwise
@@ -25,7 +28,8 @@ from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history import statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
-from kilowatch.history.model import READING_DTYPE, Batch, Latest, Points
+from kilowatch.history.model import Batch, MetricIds, Points, Rows
+from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.kit.timespan import Window
 
 log = structlog.get_logger("kilowatch.history")
@@ -33,8 +37,12 @@ log = structlog.get_logger("kilowatch.history")
 _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _MAX_IDS = 20_000
-# One upload may bring many years; the engine's default refuses more than 100 months at once.
-_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+# One upload may bring many years; the engine's default refuses more than 100 months at once. The appender has merged
+# what is the same already.
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
+_NEWEST_EVERY_S = 30
+_READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
+_LATEST_COLUMNS = ("metric_id", "newest")
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
@@ -83,6 +91,12 @@ class HistoryStore:
             Unavailable: the server does not answer.
         """
         connect = _connector(url, create=migrate)
+        self._alone = url.startswith("chdb:")
+        self._closed = False
+        self._newest = Newest()
+        self._latest_table = threading.Lock()  # so that what is being erased is not written again
+        self._stored_until = self._written_until = 0
+        self._written_at = time.monotonic()
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
         try:
@@ -95,31 +109,47 @@ class HistoryStore:
             for client in self._clients[1:]:
                 self._idle.put(client)
             (last_written,) = self._query(statements.LAST_WRITTEN, {}, np.dtype("<i8"))
+            if self._alone:
+                self._load_newest()
         except BaseException:
             self._close_clients()
             raise
-        self._appender = Appender(self._insert, clock=clock, last_received_at=int(last_written))
+        self._appender = Appender(
+            self._store_rows,
+            clock=clock,
+            last_received_at=int(last_written),
+            when_idle=self._write_newest_sometimes,
+            idle_s=_NEWEST_EVERY_S if self._alone else None,
+        )
 
     # ── in ──
 
-    def append(self, batch: Batch) -> int:
-        """Store readings, together with those of others who write at this moment; returns when they are durable.
+    def submit(self, batch: Batch) -> Future[int]:
+        """Store readings, together with those of others who write at this moment.
 
-        Of readings of the same metric and time the later in the batch, or the later appended, wins.
+        Of readings of the same metric and time the later in the batch, or the later submitted, wins.
 
         Returns:
-            When they were received, in ms since 1970.
+            Done when the readings are durable; its result is when they were received, in ms since 1970. Its error is
+            `Unavailable` where the engine does not answer; nothing was accepted then.
 
         Raises:
-            Unavailable: too much is waiting to be written, or the engine does not answer. Nothing was accepted.
+            Unavailable: too much is waiting to be written. Nothing was accepted.
         """
-        return self._appender.append(batch)
+        return self._appender.submit(batch)
+
+    def append(self, batch: Batch) -> int:
+        """Store readings, and return when they are durable. See `submit`."""
+        return self.submit(batch).result()
 
     def erase(self, metric_ids: Sequence[int]) -> None:
         """Remove every reading of these metrics from the disk. Done when it returns."""
+        self._newest.forget(metric_ids)
         for chunk in _chunks(metric_ids):
-            for statement in statements.ERASE:
-                self._command(statement, {"ids": list(chunk)})
+            self._command(statements.ERASE, {"ids": list(chunk)})
+        with self._latest_table:
+            for chunk in _chunks(metric_ids):
+                self._command(statements.ERASE_LATEST, {"ids": list(chunk)})
 
     # ── out ──
 
@@ -130,15 +160,16 @@ class HistoryStore:
         )
         return int(sum(counts))
 
-    def latest(self, metric_ids: Sequence[int]) -> dict[int, Latest]:
-        """The newest reading of each metric that has one; the time it takes does not depend on the history's length."""
-        found = {}
-        for chunk in _chunks(metric_ids):
-            for metric_id, ts, value, received_at in self._query(
-                statements.LATEST, {"ids": list(chunk)}, statements.LATEST_DTYPE
-            ).tolist():
-                found[metric_id] = Latest(ts, value, received_at)
-        return found
+    def latest(self, metric_ids: MetricIds) -> np.ndarray:
+        """The newest reading of each metric, in their order: `NEWEST_DTYPE` rows, `ts` -1 for one with none.
+
+        The time it takes does not depend on the history's length.
+        """
+        if self._alone:
+            return self._newest.of(metric_ids)
+        chunks = _chunks(sorted(set(metric_ids.tolist())))
+        found = [self._query(statements.NEWEST_OF, {"ids": list(chunk)}, NEWEST_DTYPE) for chunk in chunks]
+        return in_order(np.concatenate(found), metric_ids) if found else self._newest.of(metric_ids)
 
     def count_in_window(self, metric_ids: Sequence[int], window: Window) -> dict[int, int]:
         """About how many readings each metric has there (replaced ones are counted until they are merged away)."""
@@ -225,7 +256,12 @@ class HistoryStore:
 
     def close(self) -> None:
         """Finish what is being written, wait a while for what is being read, then close the engine."""
+        if self._closed:
+            return
+        self._closed = True
         self._appender.close()
+        if self._alone:
+            self._write_newest()
         with suppress(queue.Empty):
             for _ in self._clients[1:]:
                 self._idle.get(timeout=_CLOSE_WAIT_S)
@@ -233,12 +269,57 @@ class HistoryStore:
 
     # ── the engine ──
 
-    def _insert(self, rows: np.ndarray) -> None:
+    def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
+        self._insert("readings", _READING_COLUMNS, _native(rows), "Native")
+        found = last_of_each(rows)
+        if self._alone:
+            self._newest.put(found)
+            self._stored_until = rows.received_at
+        else:
+            self._insert_latest(found)
+
+    def _insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         with _translated():
-            self._clients[0].raw_insert(
-                "readings", list(READING_DTYPE.names or ()), rows.tobytes(), settings=_INSERT_SETTINGS, fmt="RowBinary"
-            )
+            self._clients[0].raw_insert(table, columns, body, fmt=form)
+
+    # ── the newest readings ──
+    #
+    # Where this process alone has the engine they are kept in memory, and written to the table `latest` now and then,
+    # with the moment until when it is complete, so that a start looks at what came later only. Where others
+    # write too, the table is the truth, and written after each insert.
+
+    def _load_newest(self) -> None:
+        self._newest.put(self._query(statements.NEWEST, {}, NEWEST_DTYPE))
+        self._newest.take_changes()
+        self._written_until = int(self._newest.of(np.zeros(1, np.uint32))["received_at"][0])
+        since = self._query(statements.NEWEST_SINCE, {"since": self._written_until}, NEWEST_DTYPE)
+        self._newest.put(since)
+        self._stored_until = max([self._written_until, *since["received_at"].tolist()])
+
+    def _write_newest_sometimes(self) -> None:
+        if self._alone and time.monotonic() - self._written_at > _NEWEST_EVERY_S:
+            try:
+                self._write_newest()
+            except Unavailable as error:
+                log.warning("the latest readings were not written; the next time they will be", reason=error.detail)
+
+    def _write_newest(self) -> None:
+        """By the appender's thread or after its end, so that nothing is stored meanwhile."""
+        self._written_at = time.monotonic()
+        if self._stored_until == self._written_until:
+            return
+        with self._latest_table:
+            changes = self._newest.take_changes()
+            try:
+                self._insert_latest(np.append(changes, complete_until(self._stored_until)))
+            except BaseException:
+                self._newest.put(changes)
+                raise
+            self._written_until = self._stored_until
+
+    def _insert_latest(self, rows: np.ndarray) -> None:
+        self._insert("latest", _LATEST_COLUMNS, rows.tobytes(), "RowBinary")
 
     def _query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         with self._client() as client:
@@ -356,7 +437,10 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
             client = clickhouse_connect.get_client(interface="chdb", path=path)
             client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
             client.close()
-        return clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+        client = clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+        # Once for the connection: given with each insert, they would be statements of their own before and after it.
+        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
+        return client
     except ClickHouseError as error:
         if "already initialized with path" in str(error):
             raise Invalid(
@@ -378,6 +462,7 @@ def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
         return clickhouse_connect.get_client(
             **connection,
             database=database,
+            settings=_INSERT_SETTINGS,
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )
@@ -388,18 +473,18 @@ def _native_columns(answer: bytes, dtypes: Sequence[np.dtype[Any]]) -> list[np.n
     blocks: list[list[np.ndarray]] = [[np.empty(0, dtype)] for dtype in dtypes]
     place = 0
     while place < len(answer):
-        _, place = _varint(answer, place)  # how many columns
-        rows, place = _varint(answer, place)
+        _, place = _read_varint(answer, place)  # how many columns
+        rows, place = _read_varint(answer, place)
         for column, dtype in zip(blocks, dtypes, strict=True):
             for _ in ("name", "type"):
-                length, place = _varint(answer, place)
+                length, place = _read_varint(answer, place)
                 place += length
             column.append(np.frombuffer(answer, dtype, rows, place))
             place += rows * dtype.itemsize
     return [np.concatenate(column) for column in blocks]
 
 
-def _varint(answer: bytes, place: int) -> tuple[int, int]:
+def _read_varint(answer: bytes, place: int) -> tuple[int, int]:
     number = shift = 0
     while True:
         byte = answer[place]
@@ -407,6 +492,29 @@ def _varint(answer: bytes, place: int) -> tuple[int, int]:
         place, shift = place + 1, shift + 7
         if byte < 0x80:
             return number, place
+
+
+def _native(rows: Rows) -> bytes:
+    """The rows as one block of the engine's Native format: columns as they lie in memory."""
+    columns = (
+        (b"metric_id", b"UInt32", rows.metric_ids.astype("<u4", copy=False)),
+        (b"ts", b"DateTime64(3, 'UTC')", rows.timestamps.astype("<i8", copy=False)),
+        (b"value", b"Float64", rows.values.astype("<f8", copy=False)),
+        (b"received_at", b"DateTime64(3, 'UTC')", np.full(len(rows), rows.received_at, "<i8")),
+    )
+    parts = [_varint(len(columns)), _varint(len(rows))]
+    for name, kind, data in columns:
+        parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*out, number))
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -24,6 +24,9 @@ RowCode = Literal[
     "wrong_unit",
 ]
 
+Refusal = tuple[RowCode, str]
+"""Why a row is refused, as a code and in words."""
+
 MAX_REPORTED = 100
 
 
@@ -63,6 +66,8 @@ class Verdicts:
 
     def refuse_where(self, mask: np.ndarray, code: RowCode, detail: Callable[[int], str]) -> None:
         """Refuse all rows of a mask; `detail` says for a row what is wrong with it."""
+        if not mask.any():
+            return
         rows = np.flatnonzero(mask & ~self.refused)
         if len(rows):
             self.refused[rows] = True
@@ -90,6 +95,7 @@ class Columns:
 
     `references` holds each metric that is named once; `reference_of` says which of them a row is about (-1: none).
     `units` holds, for each row, the position in `unit_names` of the unit that it claims; `None` if none is said.
+    `lines` holds, for each row, the line that it was in, from 1; `None` if the format has no lines that matter.
     """
 
     references: list[Reference]
@@ -99,6 +105,13 @@ class Columns:
     verdicts: Verdicts
     unit_names: list[str] = field(default_factory=list)
     units: np.ndarray | None = None
+    lines: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    def by_line(self, report: Report) -> Report:
+        """The report with lines for rows."""
+        assert self.lines is not None  # asked of a format that has lines
+        errors = [msgspec.structs.replace(error, row=int(self.lines[error.row])) for error in report.errors]
+        return msgspec.structs.replace(report, errors=errors)

@@ -1,10 +1,12 @@
 """HTTP for readings that come in."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
 from kilowatch.ingest.service import Intake
 from kilowatch.kit.openapi import operation
@@ -104,6 +106,8 @@ _BODY: dict[str, Any] = {
             "schema": {"type": "string"},
             "example": "metric,timestamp,value\nhome/roof/power,2026-01-05T09:30:00Z,1.5\n",
         },
+        PARQUET: {"schema": {"type": "string", "format": "binary"}},
+        ARROW: {"schema": {"type": "string", "format": "binary"}},
     },
 }
 _REPORT = {
@@ -136,12 +140,18 @@ async def take_readings(
     same metric and time replaces the one before.
     """
     body = await request.body()
-    report = await lane.run(
-        intake.take,
+    taking = await lane.run(
+        intake.begin,
         who,
         body,
         content_type=request.headers.get("content-type"),
         content_encoding=content_encoding,
         once=once,
     )
-    return answer(report)
+    if taking.stored is not None:
+        await asyncio.wrap_future(
+            taking.stored
+        )  # no thread waits meanwhile, so that many small senders share an insert
+    if taking.once is not None:
+        await lane.run(intake.finish, taking)
+    return answer(taking.report)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -16,6 +17,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Batch
 from kilowatch.ingest import formats
+from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.text import MAX_ID
@@ -26,7 +28,7 @@ MOST_METRICS = 50_000
 
 
 class Appending(Protocol):
-    def append(self, batch: Batch) -> int: ...
+    def submit(self, batch: Batch) -> Future[int]: ...
 
 
 class Intake:
@@ -54,34 +56,77 @@ class Intake:
             Forbidden: nothing may be written for want of a role.
             Unavailable: the history can't take more now; nothing is stored.
         """
+        taking = self.begin(caller, body, content_type=content_type, content_encoding=content_encoding, once=once)
+        if taking.stored is not None:
+            taking.stored.result()
+        self.finish(taking)
+        return taking.report
+
+    def begin(
+        self,
+        caller: Caller,
+        body: bytes,
+        *,
+        content_type: str | None,
+        content_encoding: str | None = None,
+        once: Once | None = None,
+    ) -> "Taking":
+        """The first part of `take`, which does not wait until the readings are stored."""
+        user_id = self._gate.knowing(caller, scope="ingest").who.user_id
+        if once is not None and (earlier := self._recall(caller, once)) is not None:
+            return Taking(earlier, None, None)
+        columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
+        batch, report = self._checked(caller, columns)
+        stored = self._history.submit(batch) if len(batch) else None
+        return Taking(report, stored, None if once is None else (caller, once, user_id))
+
+    def begin_lines(
+        self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
+    ) -> "Taking":
+        """As `begin`, of InfluxDB's line protocol. In the report a `row` is the number of a line, from 1."""
+        now = self._gate.knowing(caller, scope="ingest").now
+        columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=now)
+        batch, report = self._checked(caller, columns)
+        stored = self._history.submit(batch) if len(batch) else None
+        return Taking(columns.by_line(report), stored, None)
+
+    def _decompressed(self, body: bytes, content_encoding: str | None) -> bytes:
+        return formats.decompress(body, content_encoding, most=self._most_decoded)
+
+    def finish(self, taking: "Taking") -> None:
+        """The last part of `take`, once the readings are stored."""
+        if taking.once is not None:
+            caller, once, user_id = taking.once
+            with self._gate.writing(caller, scope="ingest") as work:
+                remember(work.connection, once, taking.report, user_id=user_id, now=work.now)
+
+    def _recall(self, caller: Caller, once: Once) -> Report | None:
         with self._gate.reading(caller, scope="ingest") as work:
-            user_id = work.who.user_id
-            earlier = (
-                None
-                if once is None
-                else recall(work.connection, once, user_id=user_id, answer_type=Report, now=work.now)
-            )
-        if earlier is not None:
-            return earlier
-        columns = formats.read(formats.decompress(body, content_encoding, most=self._most_decoded), content_type)
-        with self._gate.reading(caller, scope="ingest") as work:
-            found = facility.addressed_metrics(work.connection, work.who, _possible(columns.references))
-            now = work.now
-        metrics = _Metrics.of(columns, found)
+            return recall(work.connection, once, user_id=work.who.user_id, answer_type=Report, now=work.now)
+
+    def _checked(self, caller: Caller, columns: Columns) -> tuple[Batch, Report]:
+        """The readings that are good, and what became of all."""
+        asked = tuple(_possible(columns.references))
+        seen = self._gate.seeing(caller, facility.addressed_metrics, asked, scope="ingest")
+        metrics = _Metrics.of(columns, seen.found)
         _refuse_unknown(columns, metrics)
-        _refuse_times(columns, now + self._max_future)
+        _refuse_times(columns, seen.now + self._max_future)
         _refuse_values(columns, metrics)
         report = columns.verdicts.report()
         if report.accepted == 0 and "forbidden" in columns.verdicts.codes:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
-        if report.accepted:
-            taken = ~columns.verdicts.refused
-            metric_ids = metrics.ids[columns.reference_of[taken]]
-            self._history.append(Batch(metric_ids, columns.timestamps[taken], columns.values[taken]))
-        if once is not None:
-            with self._gate.writing(caller, scope="ingest") as work:
-                remember(work.connection, once, report, user_id=user_id, now=work.now)
-        return report
+        taken = ~columns.verdicts.refused if report.rejected else slice(None)
+        metric_ids = metrics.ids[columns.reference_of[taken]]
+        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Readings that are being taken in: what will be answered, once `stored` is done."""
+
+    report: Report
+    stored: Future[int] | None
+    once: tuple[Caller, Once, int] | None
 
 
 _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
@@ -138,8 +183,9 @@ def _refuse_unknown(columns: Columns, metrics: _Metrics) -> None:
     def unknown(row: int) -> str:
         return f"There is no metric {str(columns.references[named[row]])[:200]!r} that you can see."
 
-    if len(metrics.ids):
+    if not metrics.ids.all():
         columns.verdicts.refuse_where(metrics.ids[named] == 0, "unknown_metric", unknown)
+    if not metrics.writable.all():
         columns.verdicts.refuse_where(
             ~metrics.writable[named],
             "forbidden",
@@ -174,8 +220,9 @@ def _refuse_values(columns: Columns, metrics: _Metrics) -> None:
             f"The metric is in `{metrics.units[named[row]]}`, not in {columns.unit_names[columns.units[row]][:30]!r}."
         )
 
-    low, high = metrics.valid_min[named], metrics.valid_max[named]
-    verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
+    if np.isfinite(metrics.valid_min).any() or np.isfinite(metrics.valid_max).any():
+        low, high = metrics.valid_min[named], metrics.valid_max[named]
+        verdicts.refuse_where((columns.values < low) | (columns.values > high), "out_of_range", outside)
     if columns.units is not None:
         position = {name: index for index, name in enumerate(columns.unit_names)}
         own = np.array([position.get(unit, -1) for unit in metrics.units], np.int64)

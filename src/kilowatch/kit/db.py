@@ -6,7 +6,7 @@ caller sees, never a 201 that was not stored.
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +104,7 @@ class Database:
             )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
+        self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -121,6 +122,17 @@ class Database:
         """
         with _translated(), self._turn, self._writer.begin() as connection:
             yield connection
+
+    def stamp(self) -> Hashable:
+        """Names the state that the database is in: two stamps are equal only if nothing was committed between them.
+
+        That holds for commits of other processes too. It costs 10 µs on SQLite, a round trip on PostgreSQL.
+        """
+        if self._watcher is not None:
+            with _translated_driver_errors():
+                return self._watcher.stamp()
+        with self.read() as connection:
+            return str(connection.execute(text("SELECT pg_current_snapshot()")).scalar_one())
 
     def check(self) -> None:
         """Raises `Unavailable` if the database does not answer."""
@@ -143,8 +155,32 @@ class Database:
                 engine.dispose()
 
     def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
         self._reader.dispose()
         self._writer.dispose()
+
+
+class _Watcher:
+    """A connection that only asks whether others have committed, which SQLite knows without reading a page."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def stamp(self) -> int:
+        with self._lock:
+            if self._connection is None:
+                self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
 
 def _prepare_folder(url: URL) -> None:
@@ -180,6 +216,14 @@ def _sqlite_engine(url: URL, *, begin: str, pool_size: int, busy_timeout_ms: int
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+@contextmanager
+def _translated_driver_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise Unavailable("The catalogue's database does not answer; try again shortly.", retry_after_s=5) from error
 
 
 @contextmanager
@@ -224,8 +268,11 @@ def take_turns(connection: Connection, what: str) -> None:
 
 
 def columns(table: type[Base], struct: type) -> list[Any]:
-    """The table's columns in the order of the struct's fields of the same names."""
-    return [getattr(table, field) for field in struct.__struct_fields__]  # type: ignore[attr-defined]  # every msgspec struct has it
+    """The table's columns in the order of the struct's fields of the same names.
+
+    They are those of the table itself: the mapped ones cost a third of a small query, in SQLAlchemy's adapting of them.
+    """
+    return [table.__table__.c[field] for field in struct.__struct_fields__]  # type: ignore[attr-defined]  # every msgspec struct has it
 
 
 def fetch_one(connection: Connection, statement: Executable, into: type[T]) -> T | None:

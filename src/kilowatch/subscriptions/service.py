@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -74,7 +75,7 @@ class Subscriptions:
 
     def delete_subscription(self, caller: Caller, subscription_id: int) -> None:
         with self._gate.writing(caller) as work:
-            _stored(work, subscription_id)
+            _stored(work.connection, work.who, subscription_id)
             store.delete_subscription(work.connection, subscription_id)
 
     def latest(self, caller: Caller, subscription_id: int) -> list[LatestReading]:
@@ -114,16 +115,26 @@ class Subscriptions:
                 raise NoSuchSubscription
             return owner
 
-    def _metrics(self, caller: Caller, subscription_id: int) -> tuple[list[int], dict[int, PlacedMetric]]:
-        with self._gate.reading(caller) as work:
-            _stored(work, subscription_id)
-            ids = store.metric_ids_of(work.connection, [subscription_id])[subscription_id]
-            return ids, facility.readable_metrics(work.connection, work.who, ids)
+    def _metrics(self, caller: Caller, subscription_id: int) -> "_Metrics":
+        return self._gate.seeing(caller, _metrics, subscription_id).found
 
 
-def _stored(work: Work, subscription_id: int) -> StoredSubscription:
-    found = store.find_subscription(work.connection, work.who.user_id, subscription_id)
-    if found is None or not _in_reach(work.connection, work.who, [found]):
+class _Metrics(NamedTuple):
+    """A subscription's metrics in its order, and those of them that may be read."""
+
+    ids: list[int]
+    readable: dict[int, PlacedMetric]
+
+
+def _metrics(connection: Connection, who: Principal, subscription_id: int) -> _Metrics:
+    _stored(connection, who, subscription_id)
+    ids = store.metric_ids_of(connection, [subscription_id])[subscription_id]
+    return _Metrics(ids, facility.readable_metrics(connection, who, ids))
+
+
+def _stored(connection: Connection, who: Principal, subscription_id: int) -> StoredSubscription:
+    found = store.find_subscription(connection, who.user_id, subscription_id)
+    if found is None or not _in_reach(connection, who, [found]):
         raise NoSuchSubscription
     return found
 
@@ -138,7 +149,7 @@ def _in_reach(connection: Connection, who: Principal, stored: Sequence[StoredSub
 
 
 def _subscription(work: Work, subscription_id: int) -> Subscription:
-    return _subscriptions(work.connection, work.who, [_stored(work, subscription_id)])[0]
+    return _subscriptions(work.connection, work.who, [_stored(work.connection, work.who, subscription_id)])[0]
 
 
 def _subscriptions(connection: Connection, who: Principal, stored: Sequence[StoredSubscription]) -> list[Subscription]:
