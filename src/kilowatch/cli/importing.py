@@ -213,10 +213,12 @@ def _taker(intake: "Intake", precision: Precision) -> _Take:
 
     def take(part: Part) -> _Outcome:
         if part.kind == "line":
-            lines = intake.take_lines(OPERATOR, part.body, precision=precision)
-            told = [f"line {part.first + error.line - 1}: {error.detail}" for error in lines.errors]
-            return _Outcome(lines.accepted, lines.rejected, told)
-        report = intake.take(OPERATOR, part.body, content_type=_CONTENT_TYPES[part.kind])
+            taking = intake.begin_lines(OPERATOR, part.body, precision=precision)
+        else:
+            taking = intake.begin(OPERATOR, part.body, content_type=_CONTENT_TYPES[part.kind])
+        if taking.stored is not None:
+            taking.stored.result()
+        report = taking.report
         told = [f"{part.where(error.row)}: {error.code}: {error.detail}" for error in report.errors]
         return _Outcome(report.accepted, report.rejected, told)
 

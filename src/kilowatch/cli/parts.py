@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -66,7 +67,9 @@ class Part:
     """The lines that the rows of the body stand on; `None` if the file has none."""
 
     def where(self, row: int) -> str:
-        """Where in the file a row of the body is."""
+        """Where in the file a row of the body is; of line protocol `row` is the body's line, from 1."""
+        if self.kind == "line":
+            return f"line {self.first + row - 1}"
         if self.lines is None:
             return f"row {self.first + row}"
         numbers = (number for number, line in enumerate(self.lines.split(b"\n")) if line.rstrip(b"\r"))
@@ -406,13 +409,16 @@ def _aggregated() -> Broken:
 def _parquet(stream: _Stream, after: Place) -> Iterator[Part]:
     import pyarrow.parquet as pq
 
-    with stream.in_any_order() as raw, pq.ParquetFile(raw, read_dictionary=_TEXTS, pre_buffer=False) as file:
-        metadata = file.metadata
+    with stream.in_any_order() as raw:
+        metadata = pq.read_metadata(raw)
+        # Written out, texts would be as many times as large as there are rows.
+        texts = [name for name in ("metric", "unit") if name in metadata.schema.names]
+        file = pq.ParquetFile(raw, metadata=metadata, read_dictionary=texts, pre_buffer=False)
         begin, groups = 0, list(range(metadata.num_row_groups))
         while groups and begin + metadata.row_group(groups[0]).num_rows <= after.rows:
             begin += metadata.row_group(groups.pop(0)).num_rows
         batches = file.iter_batches(PART_ROWS, row_groups=groups)
-        size = stream.raw.seek(0, io.SEEK_END) if stream.raw.seekable() else 0
+        size = os.fstat(stream.raw.fileno()).st_size
         yield from _tabular(
             file.schema_arrow, batches, begin, after, read=lambda rows: size * rows // max(metadata.num_rows, 1)
         )
@@ -428,9 +434,6 @@ def _arrow(stream: _Stream, after: Place) -> Iterator[Part]:
     with stream.in_any_order() as file, pa.ipc.open_file(file) as reader:
         batches = map(reader.get_batch, range(reader.num_record_batches))
         yield from _tabular(reader.schema, batches, 0, after, read=lambda _rows: stream.read_so_far())
-
-
-_TEXTS = ["metric", "unit"]
 
 
 def _tabular(
