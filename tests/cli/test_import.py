@@ -37,9 +37,9 @@ def table(values: list[float], *, first: int = 0) -> pa.Table:
     return pa.table({"metric": [POWER] * len(values), "timestamp": instants, "value": values})
 
 
-def written(path: Path, values: list[float]) -> Path:
+def written(path: Path, values: list[float], *, first: int = 0) -> Path:
     """A file of readings of the power, one a second, in the format that its name says."""
-    rows = [{"metric": POWER, "timestamp": time(n), "value": value} for n, value in enumerate(values)]
+    rows = [{"metric": POWER, "timestamp": time(first + n), "value": value} for n, value in enumerate(values)]
     kind = path.name.removesuffix(".gz").removesuffix(".zst").partition(".")[2]
     sink = pa.BufferOutputStream()
     if kind == "csv":
@@ -53,18 +53,22 @@ def written(path: Path, values: list[float]) -> Path:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
     elif kind in ("lp", "line"):
         body = "".join(
-            f"m,site=north,device=meter power={value} {(1_577_836_800 + n) * 10**9}\n" for n, value in enumerate(values)
+            f"m,site=north,device=meter power={value} {(1_577_836_800 + first + n) * 10**9}\n"
+            for n, value in enumerate(values)
         ).encode()
     elif kind == "parquet":
-        pq.write_table(table(values), sink, row_group_size=2)
+        pq.write_table(table(values, first=first), sink, row_group_size=2)
         body = sink.getvalue().to_pybytes()
     else:
         open_writer = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
-        with open_writer(sink, table(values).schema) as writer:
-            writer.write_table(table(values), max_chunksize=2)
+        with open_writer(sink, table(values, first=first).schema) as writer:
+            writer.write_table(table(values, first=first), max_chunksize=2)
         body = sink.getvalue().to_pybytes()
-    compress = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
-    path.write_bytes(compress(body))
+    if path.suffix == ".gz":
+        body = gzip.compress(body)
+    elif path.suffix == ".zst":
+        body = zstd.compress(body)
+    path.write_bytes(body)
     return path
 
 
@@ -77,15 +81,26 @@ KINDS = ["csv", "json", "columns.json", "jsonl", "ndjson", "parquet", "arrow", "
 
 class TestFormats:
     def test_each_is_known_by_its_name_plain_and_compressed(self, place: Place, tmp_path: Path) -> None:
-        for number, kind in enumerate(KINDS):
-            values = [[number + 0.25 * n + compression for n in range(5)] for compression in (0.0, 100.0, 200.0)]
-            for some, ending in zip(values, ("", ".gz", ".zst"), strict=True):
-                path = written(tmp_path / f"readings.{kind}{ending}", some)
-                path.rename(tmp_path / path.name)
-            names = [tmp_path / f"readings.{kind}{ending}" for ending in ("", ".gz", ".zst")]
-            done = place.run("import", *names)
-            assert (done.returncode, done.stdout) == (0, "15 readings stored, 0 refused.\n"), (kind, done.stderr)
-            assert power_of(place) == values[-1], kind  # the file named last was received last
+        names = [f"{kind}{ending}" for kind in KINDS for ending in ("", ".gz", ".zst")]
+        values = [[number + n / 4 for n in range(5)] for number in range(len(names))]
+        files = [
+            written(tmp_path / f"readings.{name}", some, first=1000 + 5 * number)
+            for number, (name, some) in enumerate(zip(names, values, strict=True))
+        ]
+        done = place.run("import", *files)
+        assert (done.returncode, done.stdout) == (0, f"{5 * len(names)} readings stored, 0 refused.\n"), done.stderr
+        since = ("--start", time(1000), "--end", time(2000))
+        found = [float(row["value"]) for row in place.exported("--metric", POWER, *since)]
+        assert found == [value for some in values for value in some]
+
+    def test_of_files_with_the_same_readings_the_last_wins(self, place: Place, tmp_path: Path) -> None:
+        files = [
+            written(tmp_path / f"{value}.{kind}", [float(value)])
+            for value, kind in enumerate(["parquet", "csv", "lp", "json"])
+        ]
+        for order in (files, files[::-1]):
+            assert place.run("import", *order).returncode == 0
+            assert power_of(place)[0] == float(order[-1].name[0])
 
     def test_standard_input_and_any_name_need_the_format(self, place: Place, tmp_path: Path) -> None:
         text = written(tmp_path / "x.jsonl", [1.5, 2.5]).read_text()

@@ -260,7 +260,7 @@ def _csv(stream: _Stream, after: Place) -> Iterator[Part]:
     if b",coverage" in header and b"aggregate," in header:
         raise _aggregated()
     header = header.rstrip(b"\r\n") + b"\n"
-    empty = begin == top
+    empty = after == Place()
     for block, place in _blocks(stream, begin):
         empty = False
         yield Part(header + block, "csv", place, stream.read_so_far(), begin.rows + 1, block)
