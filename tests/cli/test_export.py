@@ -1,11 +1,15 @@
 """`kilowatch export`, as a process."""
 
+import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.conftest import WINDOW, Place, refused
+from tests.processes import kilowatch
 
 
 class TestExport:
@@ -47,14 +51,28 @@ class TestExport:
         assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
         refused(filled.run("export", "--metric", 1, *WINDOW, "--output", tmp_path / "no" / "out.csv"), "no/out.csv")
 
-    def test_imported_again_gives_the_same_history(self, filled: Place, tmp_path: Path) -> None:
-        path = tmp_path / "round.csv"
+    @pytest.mark.parametrize("form", ["csv", "csv.gz", "json.zst", "parquet", "arrow"])
+    def test_imported_into_an_empty_history_gives_the_same(self, filled: Place, tmp_path: Path, form: str) -> None:
+        path = tmp_path / f"round.{form}"
         options = ("--subscription", filled.subscription_id, *WINDOW)
         assert filled.run("export", *options, "--output", path).returncode == 0
-        before = path.read_bytes()
-        done = filled.run("import", path)
-        assert (done.returncode, done.stdout) == (0, "7,200 readings stored, 0 refused.\n")
-        assert filled.run("export", *options).stdout.encode() == before
+        emptied = tmp_path / "var"
+        shutil.copytree(filled.data_dir, emptied, ignore=shutil.ignore_patterns("history"))
+        done = kilowatch("import", str(path), data_dir=emptied)
+        assert (done.returncode, done.stdout) == (0, "7,200 readings stored, 0 refused.\n"), done.stderr
+        again = kilowatch("export", *map(str, options), data_dir=emptied)
+        assert again.stdout == filled.run("export", *options).stdout
+        assert again.stdout.count("\n") == 7201
+
+    def test_of_a_device_a_site_or_all_names_each_metric_once(self, filled: Place) -> None:
+        both = ["north/meter/power", "north/counter/energy"]
+        hourly = ("--resolution", "1h", *WINDOW)
+        for options, expected in (
+            (("--metric", "north/counter"), both[1:]),
+            (("--metric", "north", "--metric", both[0]), both),
+            (("--all",), both),
+        ):
+            assert [row["metric"] for row in filled.exported(*options, *hourly)] == expected
 
     @pytest.mark.parametrize(
         ("options", "word"),
@@ -67,6 +85,13 @@ class TestExport:
             (("--metric", "1", *WINDOW, "--resolution", "1h", "--unit", "degC"), "degC"),
             (("--metric", "9" * 30, *WINDOW), "no metric"),
             (("--subscription", "9" * 30, *WINDOW), "no metric or subscription"),
+            (("--all", "--metric", "1", *WINDOW), "--all"),
+            (("--metric", "north/nothing", *WINDOW), "north/nothing"),
+            (("--metric", "a/b/c/d", *WINDOW), "a/b/c/d"),
+            (("--metric", "1", *WINDOW, "--format", "xml"), "xml"),
+            (("--metric", "1", *WINDOW, "--output", "out.txt"), "out.txt"),
+            (("--metric", "1", *WINDOW, "--output", "out.parquet.gz"), "parquet"),
+            (("--metric", "1", *WINDOW, "--output", "a.csv", "--output-dir", "b"), "--output-dir"),
             (("--metric", "1", "--start", "2026-01-05", "--end", "2026-01-06T00:00:00Z"), "offset"),
         ],
     )
@@ -74,3 +99,36 @@ class TestExport:
         done = place.run("export", *options)
         refused(done, word)
         assert done.stdout == ""
+
+
+class TestExportDirectory:
+    def test_has_a_file_for_each_metric_and_keeps_those_that_are_complete(self, filled: Place, tmp_path: Path) -> None:
+        directory = tmp_path / "out"
+        names = ["north.counter.energy.parquet", "north.meter.power.parquet"]
+
+        def export(*options: object) -> "subprocess.CompletedProcess[str]":
+            command = ("--all", *WINDOW, "--format", "parquet", "--output-dir", directory)
+            return filled.run("export", *command, *options)
+
+        assert export().returncode == 0
+        files = [directory / name for name in names]
+        assert sorted(directory.iterdir()) == [directory / "kilowatch-export.json", *files]
+        assert [pq.read_metadata(file).num_rows for file in files] == [3600, 3600]
+        files[0].unlink()
+        (directory / (names[0] + ".part")).write_text("half of it")
+        kept = files[1].stat()
+        done = export()
+        assert "Wrote 1 files" in done.stderr
+        assert "1 were complete already" in done.stderr
+        assert files[1].stat().st_ino == kept.st_ino
+        assert sorted(directory.iterdir()) == [directory / "kilowatch-export.json", *files]
+        refused(export("--unit", "W"), "another unit", "--restart")
+        assert export("--restart").returncode == 0
+        assert files[1].stat().st_ino != kept.st_ino or files[1].stat().st_mtime_ns != kept.st_mtime_ns
+        assert [pq.read_metadata(file).num_rows for file in files] == [3600, 3600]
+
+    def test_does_not_take_a_foreign_file_for_its_own(self, filled: Place, tmp_path: Path) -> None:
+        foreign = tmp_path / "north.meter.power.csv"
+        foreign.write_text("mine")
+        refused(filled.run("export", "--all", *WINDOW, "--output-dir", tmp_path), "north.meter.power.csv", "--restart")
+        assert foreign.read_text() == "mine"
