@@ -1,5 +1,6 @@
 """`kilowatch import`: files of readings to history."""
 
+import os
 import signal
 import threading
 from collections import deque
@@ -31,13 +32,22 @@ _AT_ONCE = 3
 _CONTENT_TYPES = {"csv": "text/csv", "json": "application/json", "arrow": "application/vnd.apache.arrow.stream"}
 Precision = Literal["ns", "us", "ms", "s"]
 
+
+def _readable_files(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        if str(path) == "-":
+            continue
+        if not path.is_file():
+            raise typer.BadParameter(f"{path} is {'a directory' if path.is_dir() else 'not there'}; name files.")
+        if not os.access(path, os.R_OK):
+            raise typer.BadParameter(f"{path} may not be read by this user.")
+    return paths
+
+
 Files = Annotated[
     list[Path],
     typer.Argument(
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        allow_dash=True,
+        callback=_readable_files,
         help="CSV, JSON, JSON lines, Parquet, Arrow or line protocol, also as .gz or .zst; - is standard input.",
     ),
 ]

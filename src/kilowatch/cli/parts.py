@@ -173,7 +173,9 @@ class _Stream:
         return self.raw.tell() if self.raw.seekable() else 0
 
     def skip_to(self, position: int) -> None:
-        """Forward to a position of the content."""
+        """Forward to a position of the content; a pipe is never begun in its middle."""
+        if self.content is self.raw and not self.raw.seekable():
+            return
         if self.is_file:
             self.content.seek(position)
             return
