@@ -78,8 +78,10 @@ class Records:
             raise Invalid(f"The place in the import can't be kept in {self._directory}: {error.strerror}.") from error
 
     def forget(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
-            self._file(path).unlink()
+        file = self._file(path)
+        for left in (file, file.with_suffix(".part")):
+            with contextlib.suppress(OSError):
+                left.unlink()
         with contextlib.suppress(OSError):  # others may be in it
             self._directory.rmdir()
 
