@@ -29,7 +29,7 @@ from kilowatch.history.spans import Spans
 from kilowatch.history.store import EngineInUse, HistoryStore
 from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
-from kilowatch.ingest.service import Intake
+from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
@@ -75,15 +75,20 @@ class Kilowatch:
             self.database.close()
             raise
         store: Any = self.history or _NoHistory()
-        gate = Gate(self.database, clock)
+        self._settings, self._gate = settings, Gate(self.database, clock)
+        gate = self._gate
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
         self.catalogue = Catalogue(self.database, gate, store, clock)
         self.histories = Histories(gate, store, clock)
-        self.intake = Intake(gate, store, settings)
+        self.intake = self.intake_into(store)
         self.subscriptions = Subscriptions(gate, self.histories)
         if with_history:
             self.catalogue.finish_erasures()
+
+    def intake_into(self, history: Appending) -> Intake:
+        """An intake that appends elsewhere: the command line's own way to the history."""
+        return Intake(self._gate, history, self._settings)
 
     def close(self) -> None:
         if self.history is not None:

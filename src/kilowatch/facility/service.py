@@ -140,6 +140,20 @@ class Catalogue:
                 raise NoSuchSite
             return site_id
 
+    def metrics_where(
+        self,
+        caller: Caller,
+        *,
+        metric_id: int | None = None,
+        site: str | None = None,
+        device: str | None = None,
+        key: str | None = None,
+    ) -> list[PlacedMetric]:
+        """The metrics that an id, or a site's and a device's slug and a key, fit; all without; for an administrator."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return store.placed_metrics_where(work.connection, metric_id=metric_id, site=site, device=device, key=key)
+
     def create_site(self, caller: Caller, values: dict[str, Any], *, once: Once | None = None) -> Site:
         with self._gate.writing(caller) as work:
             require_admin(work.who)

@@ -280,6 +280,18 @@ def placed_metrics_of(
     return fetch_all(connection, _placed().where(which).order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
 
 
+def placed_metrics_where(
+    connection: Connection, *, metric_id: int | None, site: str | None, device: str | None, key: str | None
+) -> list[PlacedMetric]:
+    """The metrics that all that is given fits, by device and metric id; nobody's rights are asked."""
+    wanted = ((MetricRow.id, metric_id), (SiteRow.slug, site), (DeviceRow.slug, device), (MetricRow.key, key))
+    statement = _placed().order_by(DeviceRow.id, MetricRow.id)
+    for column, value in wanted:
+        if value is not None:
+            statement = statement.where(column == value)
+    return fetch_all(connection, statement, PlacedMetric)
+
+
 # ── erasures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

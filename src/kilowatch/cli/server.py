@@ -1,0 +1,117 @@
+"""`kilowatch serve` and `kilowatch demo`."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from kilowatch.cli.terminal import err, opened, out
+from kilowatch.config import Settings, load_settings
+from kilowatch.errors import Invalid
+
+if TYPE_CHECKING:
+    from kilowatch.app import Kilowatch
+
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve the API. Migrates both stores first; Ctrl-C ends it."""
+    settings = load_settings()
+    _refuse_taken_port(host, port)
+    with opened(settings) as services:
+        _serve(services, settings, host, port)
+
+
+def demo(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve it, or only prepare it.")] = True,
+) -> None:
+    """Load a portfolio of sites with a real house's measurements, and serve it. Running it again loses nothing."""
+    settings = load_settings()
+    if serve:
+        _refuse_taken_port(host, port)
+    from kilowatch.demo import portfolio
+
+    out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
+    with opened(settings) as services:
+        prepared = portfolio.prepare(services, settings, progress=_show_progress)
+        address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
+        _show_demo(prepared, address)
+        if serve:
+            banner = f"Serving on {address} (description: {address}/api/docs). Ctrl-C ends it."
+            _serve(services, settings, host, port, banner=banner)
+
+
+@contextlib.contextmanager
+def _show_progress() -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("Loading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _show_demo(prepared: Any, address: str) -> None:
+    from kilowatch.demo import house
+
+    table = Table("email", "password", "who", title="Demo users", title_justify="left")
+    for user in prepared.users:
+        table.add_row(user.email, user.password, user.may)
+    out.print(table)
+    first_day = f"start={house.FIRST_DAY}&end=2025-06-02T00:00:00+01:00&resolution=1h".replace("+", "%2B")
+    out.print("\nThe powers of a real house, hour by hour:\n", style="bold")
+    url = f"{address}/api/v1/subscriptions/{prepared.subscription_id}/history?{first_day}&format=csv"
+    out.print(f'  curl -H "Authorization: Bearer {prepared.api_key}" "{url}"\n', markup=False)
+
+
+def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:
+    import uvicorn
+
+    from kilowatch.app import create_app
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                out.print(banner or f"Serving on {_address(host, port)}", markup=False)
+
+    config = uvicorn.Config(
+        create_app(settings, services=services),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = Server(config)
+    # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(1)
+    out.print("Stopped.")
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Invalid(
+                f"Can't listen on {host}:{port} ({error.strerror}); choose another with --port, or stop what is there."
+            ) from error
