@@ -214,7 +214,7 @@ class TestHostile:
             for _ in range(chance.choice([1, 1, 3, 20])):
                 body[chance.randrange(len(body))] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
             try:
-                read(bytes(body), PARQUET if kind.startswith("parquet") else ARROW)
+                formats.read(bytes(body), PARQUET if kind.startswith("parquet") else ARROW, most=MOST)
             except (Unreadable, TooLarge) as error:
                 assert len(error.detail) < 500
 

@@ -50,7 +50,7 @@ def token(server: Server) -> str:
 @pytest.fixture
 def device(server: Server, token: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """A device of the test's own, with metrics of `KEYS`."""
-    slug = request.node.name.replace("_", "-")[-60:].strip("-")
+    slug = f"{request.cls.__name__}-{request.node.name}".lower().replace("_", "-")[:60]
     metrics = [{"key": key, "quantity": "power", "unit": "kW"} for key in KEYS]
     body = {"name": slug, "slug": slug, "kind": "generic", "metrics": metrics}
     made: dict[str, Any] = server.send("POST", "/sites/1/devices", body, token)

@@ -73,7 +73,9 @@ class _Lines:
     """Where the lines of a body begin and end, and which of them are plain."""
 
     def __init__(self, body: bytes) -> None:
-        self.body = (body if body.endswith(b"\n") else body + b"\n").replace(b"\r\n", b"\n")
+        self.body = body if body.endswith(b"\n") else body + b"\n"
+        if b"\r" in body:
+            self.body = self.body.replace(b"\r\n", b"\n")
         data = np.frombuffer(self.body, np.uint8)
         self.ends = np.flatnonzero(data == _NEWLINE)
         self.starts = np.concatenate([[0], self.ends[:-1] + 1])
