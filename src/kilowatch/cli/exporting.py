@@ -45,7 +45,7 @@ def export(
     every: Annotated[bool, typer.Option("--all", help="All metrics there are.")] = False,
     subscription: Annotated[int | None, typer.Option(help="A subscription's id; its owner's rights apply.")] = None,
     resolution: Annotated[str, typer.Option(help="raw, 1h, 1d, …")] = "raw",
-    aggregate: Annotated[str | None, typer.Option(help="mean, energy, delta, …")] = None,
+    aggregate: Annotated[str | None, typer.Option(help="mean, energy, energy_positive, delta, …")] = None,
     timezone: Annotated[str | None, typer.Option(help="IANA name.")] = None,
     unit: Annotated[str | None, typer.Option(help="Unit to convert to.")] = None,
     forced: Annotated[

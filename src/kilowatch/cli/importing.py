@@ -23,7 +23,7 @@ from kilowatch.errors import Invalid, KilowatchError, Unavailable
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
-    from kilowatch.history.model import Batch
+    from kilowatch.history.model import Batch, Replaced
     from kilowatch.ingest.service import Appending, Intake
 
 _AT_ONCE = 3
@@ -262,6 +262,9 @@ class _InTurn:
             failed = False
         finally:
             self._pass_on(failed=failed)
+
+    def replaced(self, batch: "Batch") -> "dict[int, Replaced]":
+        return self._history.replaced(batch)
 
     def submit(self, batch: "Batch") -> "Future[int]":
         self._await_turn()
