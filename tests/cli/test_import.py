@@ -375,7 +375,7 @@ class TestInterruption:
                 "--metric",
                 "north/counter/energy",
                 "--start",
-                "2020-01-01T20:49:59.900Z",
+                "2020-01-01T13:53:19.900Z",
                 "--end",
                 "2020-01-02T00:00:00Z",
             )
