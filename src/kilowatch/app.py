@@ -183,15 +183,16 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would ask the environment at each request
         lifespan=lifespan,
     )
-    for router in (
-        auth_router,
-        facility_router,
+    for router in (  # routes are tried one after another, so what is asked most comes first
         ingest_router,
-        influx_router,
         history_router,
+        influx_router,
+        facility_router,
         subscriptions_router,
+        auth_router,
         _health_router,
     ):
         app.include_router(router)
@@ -249,7 +250,28 @@ def _install_docs(app: FastAPI) -> None:
         )
 
 
+# Who may ask what is said here and not by the framework's own dependencies, which only read the header once more.
+_SECURITY_SCHEMES = {
+    "password": {
+        "type": "oauth2",
+        "description": "An access token, for 15 minutes.",
+        "flows": {"password": {"tokenUrl": "/api/v1/auth/token", "refreshUrl": "/api/v1/auth/refresh", "scopes": {}}},
+    },
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (`kw_…`), made at `/api/v1/me/api-keys`.",
+    },
+}
+_OPEN_TO_ALL = ("/api/v1/auth/token", "/api/v1/auth/refresh", "/health/live", "/health/ready")
+
+
 def _describe(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    for path, operations in document["paths"].items():
+        if path not in _OPEN_TO_ALL:
+            for described in operations.values():
+                described["security"] = [{"password": []}, {"api_key": []}]
     document["servers"] = [{"url": "/", "description": "This server"}]
 
 

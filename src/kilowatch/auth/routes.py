@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer, OAuth2PasswordBearer
 from pydantic import ValidationError
 
 from kilowatch.auth.model import ApiKey, Credential, Me, NewApiKey, Tokens, User
@@ -31,23 +30,8 @@ from kilowatch.kit.web import (
 
 router = APIRouter(prefix="/api/v1")
 
-_password_flow = OAuth2PasswordBearer(
-    tokenUrl="/api/v1/auth/token",
-    refreshUrl="/api/v1/auth/refresh",
-    scheme_name="password",
-    description="An access token, for 15 minutes.",
-    auto_error=False,
-)
-_api_key = HTTPBearer(
-    scheme_name="api_key", description="An API key (`kw_…`), made at `/api/v1/me/api-keys`.", auto_error=False
-)
 
-
-async def who_asks(
-    request: Request,
-    _token: Annotated[str | None, Depends(_password_flow)],
-    _key: Annotated[Any, Depends(_api_key)],
-) -> Credential:
+async def who_asks(request: Request) -> Credential:
     """The request's credential, its signature checked; whether it still stands is looked up with the data."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not bearer.strip():

@@ -58,6 +58,10 @@ class Newest:
             found[inside] = self._rows[metric_ids[inside]]
             return found
 
+    def all(self) -> np.ndarray:
+        with self._lock:
+            return self._rows[self._rows["ts"] >= 0]
+
     def take_changes(self) -> np.ndarray:
         """The rows that changed since this was asked last."""
         with self._lock:

@@ -7,6 +7,7 @@ import numpy as np
 from kilowatch.history.model import Batch, MetricIds, Replaced
 from kilowatch.history.statements import POINT_DTYPE
 
+_NOTHING = np.empty(0, POINT_DTYPE)
 APART_MS = 3_600_000
 MOST_SPANS = 32
 _TIME_BITS = 44  # ms until the year 2527
@@ -19,7 +20,7 @@ def not_newer(batch: Batch, latest: Callable[[MetricIds], np.ndarray]) -> tuple[
     newest = _newest(batch.metric_ids, latest)
     old = np.flatnonzero(batch.timestamps <= newest["ts"])
     if not len(old):
-        return np.empty(0, POINT_DTYPE), np.empty(0, POINT_DTYPE)
+        return _NOTHING, _NOTHING
     rows = np.empty(len(old), POINT_DTYPE)
     rows["metric_id"], rows["ts"], rows["value"] = batch.metric_ids[old], batch.timestamps[old], batch.values[old]
     order = np.lexsort((rows["ts"], rows["metric_id"]))  # stable: equal ones stay in order of arrival
@@ -43,12 +44,14 @@ def spans(rows: np.ndarray) -> Iterator[np.ndarray]:
 
     A part ends where nothing follows for an hour; there are 32 at most, cut at the widest gaps.
     """
+    if not len(rows):
+        return
     by_time = np.argsort(rows["ts"], kind="stable")
     gaps = np.diff(rows["ts"][by_time])
     cuts = np.flatnonzero(gaps > APART_MS)
     if len(cuts) >= MOST_SPANS:
         cuts = np.sort(cuts[np.argsort(gaps[cuts])[-(MOST_SPANS - 1) :]])
-    return (rows[np.sort(part)] for part in np.split(by_time, cuts + 1) if len(part))
+    yield from (rows[np.sort(part)] for part in np.split(by_time, cuts + 1) if len(part))
 
 
 def differing(rows: np.ndarray, stored: np.ndarray) -> np.ndarray:
@@ -71,6 +74,8 @@ def _keys(rows: np.ndarray, metric_ids: np.ndarray) -> np.ndarray:
 
 def by_metric(rows: np.ndarray) -> dict[int, Replaced]:
     """How many rows each metric has, and their first and last time."""
+    if not len(rows):
+        return {}
     metric_ids, position = np.unique(rows["metric_id"], return_inverse=True)
     counts = np.bincount(position, minlength=len(metric_ids))
     first, last = np.full(len(metric_ids), np.iinfo(np.int64).max), np.full(len(metric_ids), -1)

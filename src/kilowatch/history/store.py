@@ -32,6 +32,7 @@ from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.model import Batch, MetricIds, Points, Replaced, Rows, Stored
 from kilowatch.history.native import decode, encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
+from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
 from kilowatch.kit.memory import leave
 from kilowatch.kit.timespan import Window, from_ms
@@ -46,6 +47,7 @@ _POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 K
 # what is the same already.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
 _NEWEST_EVERY_S = 30
+_LATE_AT_MOST = 1_000  # readings that are looked for one by one in memory
 _MEMORY_BYTES = 256 * 1024 * 1024
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
 _LATEST_COLUMNS = ("metric_id", "newest")
@@ -108,6 +110,7 @@ class HistoryStore:
         connect = _connector(url, create=migrate)
         self._alone = url.startswith("chdb:")
         self._closed = False
+        self._recent = Recent()
         self.spans = Spans(memory_bytes if self._alone else 0)
         self._newest = Newest()
         self._storing = (
@@ -167,6 +170,7 @@ class HistoryStore:
         for chunk in _chunks(metric_ids):
             self._command(statements.ERASE, {"ids": list(chunk)})
         self.spans.removed(metric_ids)
+        self._recent.clear()
         with self._storing:
             for chunk in _chunks(metric_ids):
                 self._command(statements.ERASE_LATEST, {"ids": list(chunk)})
@@ -198,6 +202,7 @@ class HistoryStore:
             of_readings, *of_latest = statements.ERASE_WINDOW
             self._command(of_readings, parameters)
             self.spans.removed([metric_id], window.start_ms, window.end_ms)
+            self._recent.clear()
             with self._storing:
                 for statement in of_latest:
                     self._command(statement, parameters)
@@ -212,6 +217,11 @@ class HistoryStore:
         """
         at_latest, before_latest = replacing.not_newer(batch, self.latest)
         found = [at_latest]
+        if self._alone and 0 < len(before_latest) <= _LATE_AT_MOST:
+            is_known, values = self._recent.values_at(before_latest["metric_id"], before_latest["ts"])
+            differs = is_known & ~np.isnan(values) & (values != before_latest["value"])
+            found.append(before_latest[differs])
+            before_latest = before_latest[~is_known]
         for rows in replacing.spans(before_latest):
             window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
             stored_parts = self._read_points(rows) if self._is_sparse(rows, window) else self._read_back(rows, window)
@@ -369,6 +379,7 @@ class HistoryStore:
             self.spans.stored(rows)
             found = last_of_each(rows)
             if self._alone:
+                self._recent.stored(rows)
                 self._newest.put(found)
                 self._stored_until = rows.received_at
             else:
@@ -390,6 +401,7 @@ class HistoryStore:
         self._written_until = int(self._newest.of(np.zeros(1, np.uint32))["received_at"][0])
         since = self._query(statements.NEWEST_SINCE, {"since": self._written_until}, NEWEST_DTYPE)
         self._newest.put(since)
+        self._recent.settle(self._newest.all())
         self._stored_until = max([self._written_until, *since["received_at"].tolist()])
 
     def _write_newest_sometimes(self) -> None:

@@ -26,7 +26,8 @@ TIMESTAMP_HINT = "write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`"
 _MOST_NAMES = 1_000_000
 _MICROSECONDS, _NANOSECONDS = pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")
 _WHITE_SPACE = " \t\n\r\v\f"
-_FEW = 64
+FEW = 64
+"""Rows that are sooner read one by one than as a column."""
 _FURTHEST = 1 << 62
 
 
@@ -97,7 +98,8 @@ def encoded(texts: pa.Array) -> tuple[list[str], np.ndarray]:
 
 def read_timestamps(texts: Sequence[Any] | pa.Array, verdicts: Verdicts) -> Milliseconds:
     """Ms since 1970, rounded down; 0 where a row is refused."""
-    return _read(_as_array(texts), verdicts, _timestamps_at_once, _one_timestamp, np.int64)
+    items = texts if len(texts) <= FEW else _as_array(texts)
+    return _read(items, verdicts, _timestamps_at_once, _one_timestamp, np.int64)
 
 
 def _as_array(texts: Sequence[Any] | pa.Array) -> Sequence[Any] | pa.Array:
@@ -234,15 +236,17 @@ def _read(
     dtype: type[Number],
 ) -> np.ndarray:
     """The column: by `at_once` where it can, halving what it can't, and by `one` where few rows are left."""
-    read = at_once(items)
-    if read is not None:
-        return read
     out = np.zeros(len(items), dtype)
+    if len(items) <= FEW:
+        _read_each(items, 0, verdicts, one, out)
+        return out
+    if (read := at_once(items)) is not None:
+        return read
     stretches = [(0, len(items))]
     while stretches:
         start, end = stretches.pop()
         some = items[start:end]
-        if end - start <= _FEW:
+        if end - start <= FEW:
             _read_each(some, start, verdicts, one, out)
         elif (read := at_once(some)) is not None:
             out[start:end] = read

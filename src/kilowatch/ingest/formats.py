@@ -19,7 +19,7 @@ import pyarrow.csv as pa_csv
 
 from kilowatch.errors import Fault, TooLarge, UnknownFormat, Unreadable
 from kilowatch.ingest.columnar import read_arrow, read_parquet
-from kilowatch.ingest.columns import are_columns, columns_of, encodable, encoded, shown
+from kilowatch.ingest.columns import FEW, are_columns, columns_of, encodable, encoded, shown
 from kilowatch.ingest.model import Columns
 
 if sys.version_info >= (3, 14):
@@ -183,10 +183,11 @@ def _from_rows(rows: Sequence[_NamedRow] | Sequence[_NumberedRow]) -> Columns:
 
 def _distinct(references: list[Any]) -> tuple[list[Any], np.ndarray]:
     """The different ones, and each row's position among them."""
-    with contextlib.suppress(pa.ArrowException, TypeError, ValueError):  # half a character, or not all are texts
-        texts = pa.array(references, pa.string())
-        if not texts.null_count:
-            return encoded(texts)
+    if len(references) > FEW:
+        with contextlib.suppress(pa.ArrowException, TypeError, ValueError):  # half a character, or not all are texts
+            texts = pa.array(references, pa.string())
+            if not texts.null_count:
+                return encoded(texts)
     position: dict[Any, int] = {}
     places = [position.setdefault(reference, len(position)) for reference in references]
     return list(position), np.array(places, np.int64)
