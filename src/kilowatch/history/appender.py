@@ -5,6 +5,7 @@ with the next: under load batches grow by themselves, and a lone writer waits fo
 """
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime
@@ -20,8 +21,9 @@ MOST_WAITING = 4_000_000
 
 MOST_AT_ONCE = 1_000_000
 
-_LINGER_S = 0.005
-"""How long an insert waits for as many writers as the last one had: they were answered together, and come together."""
+_PAUSE_S, _LINGER_S = 0.003, 0.02
+"""Where several write at once, an insert waits until none has come for the first time, and for the second at most: what
+it costs, is then shared by more of them. A writer alone waits for nobody."""
 
 _TIME_BITS = 42
 """Bits of a time in ms since 1970 until the year 2109, which leaves 21 for a metric's number."""
@@ -83,6 +85,14 @@ class Appender:
                 self._write(group)
             self._when_idle()
 
+    def _linger(self) -> None:
+        """By sleeping: to be woken by each writer would cost each of them more than it saves."""
+        until = time.monotonic() + _LINGER_S
+        waiting = 0
+        while waiting < len(self._waiting) and not self._closed and time.monotonic() < until:
+            waiting = len(self._waiting)
+            time.sleep(_PAUSE_S)
+
     def _write(self, group: list[tuple[Batch, Future[int]]]) -> None:
         try:
             received_at = max(to_ms(self._clock()), self._last_received_at + 1)
@@ -102,8 +112,9 @@ class Appender:
             self._changed.wait_for(lambda: self._waiting or self._closed, self._idle_s)
             if self._closed and not self._waiting:
                 return None
-            if self._writers > 1:
-                self._changed.wait_for(lambda: len(self._waiting) >= self._writers or self._closed, _LINGER_S)
+        if self._writers > 1:
+            self._linger()
+        with self._changed:
             size = count = 0
             for batch, _ in self._waiting:
                 if count and size + len(batch) > MOST_AT_ONCE:
