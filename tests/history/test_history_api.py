@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +387,26 @@ class TestLatest:
         world.send(metric, ("2026-01-05T11:58:59.999Z", 2.5))
         body = world.standard.get(f"/metrics/{metric}/latest").json()
         assert (body["age_s"], body["stale"]) == (60.001, True)
+
+    def test_goes_stale_after_three_of_its_usual_intervals_where_no_gap_is_set(self, world: World) -> None:
+        """A counter read every ten minutes, after a pause of two hours."""
+        metric = world.metric(quantity="energy", unit="kWh", behaviour="counter", max_gap_s=None)
+        last = world.clock.now - timedelta(minutes=30)
+        times = [last - timedelta(minutes=minutes) for minutes in (180, 51, 40, 30, 20, 10, 0)]
+        world.send(metric, *((time.isoformat(), float(n)) for n, time in enumerate(times)))
+        body = world.standard.get(f"/metrics/{metric}/latest").json()
+        assert (body["age_s"], body["stale"]) == (1800, False)
+        world.clock.advance(seconds=1)
+        body = world.standard.get(f"/metrics/{metric}/latest").json()
+        assert (body["age_s"], body["stale"]) == (1801, True)
+
+    def test_goes_stale_after_45_minutes_where_too_few_readings_tell_more(self, world: World) -> None:
+        metric = world.metric(quantity="energy", unit="kWh", behaviour="counter", max_gap_s=None)
+        sent = world.clock.now - timedelta(minutes=45)
+        world.send(metric, ((sent - timedelta(seconds=1)).isoformat(), 1.0), (sent.isoformat(), 2.0))
+        assert world.standard.get(f"/metrics/{metric}/latest").json()["stale"] is False
+        world.clock.advance(seconds=1)
+        assert world.standard.get(f"/metrics/{metric}/latest").json()["stale"] is True
 
     def test_with_no_reading_yet(self, world: World) -> None:
         body = world.standard.get(f"/metrics/{world.metric()}/latest").json()

@@ -14,6 +14,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
 from kilowatch.history.chunks import CHUNK, read_after
+from kilowatch.history.freshness import Freshness
 from kilowatch.history.intervals import Cells
 from kilowatch.history.model import (
     ENERGIES,
@@ -43,8 +44,6 @@ MAX_VALUES = 5_000_000
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
 MAX_RAW_LIMIT = 1_000_000
-STALE_AFTER_S = 2_700
-"""When the latest reading of a metric without `max_gap_s` counts as stale."""
 
 _NO_LIMIT = 2**62
 _ENERGY_UNIT = "kWh"
@@ -73,6 +72,7 @@ class Histories:
         self._gate = gate
         self._store = store
         self._clock = clock
+        self._freshness = Freshness(store)
         self._hot = HotReadings(store, store.spans)
         self._cells = HotCells(store, self._hot, store.spans)
 
@@ -123,10 +123,13 @@ class Histories:
     def latest(self, metrics: Sequence[PlacedMetric]) -> list[LatestReading]:
         """The newest reading of each, in their order; a metric with none has nulls."""
         now_ms = to_ms(self._clock())
-        newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32)).tolist()
+        newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32))
+        stale_after = self._freshness.stale_after_ms(metrics, newest["ts"].tolist(), now_ms=now_ms)
         return [
-            _latest_reading(metric, timestamp, received_at, value, now_ms=now_ms)
-            for metric, (_, timestamp, received_at, value) in zip(metrics, newest, strict=True)
+            _latest_reading(metric, timestamp, received_at, value, now_ms=now_ms, stale_after_ms=limit)
+            for metric, (_, timestamp, received_at, value), limit in zip(
+                metrics, newest.tolist(), stale_after, strict=True
+            )
         ]
 
     def history(self, metrics: Sequence[PlacedMetric], query: Query, *, stop: Stop = lambda: False) -> History:
@@ -298,7 +301,9 @@ def _joined(columns: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
     return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
 
 
-def _latest_reading(metric: PlacedMetric, timestamp: int, received_at: int, value: float, now_ms: int) -> LatestReading:
+def _latest_reading(
+    metric: PlacedMetric, timestamp: int, received_at: int, value: float, *, now_ms: int, stale_after_ms: int
+) -> LatestReading:
     names = (metric.id, metric.site, metric.device, metric.key)
     if timestamp < 0:
         return LatestReading(*names, None, metric.unit, None, None, None, stale=True)
@@ -310,7 +315,7 @@ def _latest_reading(metric: PlacedMetric, timestamp: int, received_at: int, valu
         from_ms(timestamp),
         from_ms(received_at),
         age_s,
-        stale=age_s > (metric.max_gap_s or STALE_AFTER_S),
+        stale=age_s * 1000 > stale_after_ms,
     )
 
 

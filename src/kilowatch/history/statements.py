@@ -9,6 +9,11 @@ import numpy as np
 # Safe, since a reading's time decides its partition: equal (metric, time) never lie in two of them.
 _FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
+
+def _as_stored_and_final(statement: str) -> tuple[str, str]:
+    return statement.replace(" FINAL", ""), statement + _FINAL
+
+
 _IN_WINDOW = """metric_id IN {ids:Array(UInt32)}
     AND ts >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND ts < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"""
 
@@ -50,25 +55,38 @@ ORDER BY metric_id, ts
 # How many rows the engine would look at: told by its index alone.
 ESTIMATE = f"EXPLAIN ESTIMATE SELECT ts, value FROM readings WHERE {_IN_WINDOW}"
 
-# Of one metric alone, and of columns as they are stored, it costs a third less than `READINGS`.
-READINGS_OF_ONE = f"""
+# Each twice: as stored, replaced rows included, and with these left out. Of one metric alone, and of columns as they
+# are stored, it costs a third less than `READINGS`.
+READINGS_OF_ONE = _as_stored_and_final("""
 SELECT ts, value
 FROM readings FINAL
-WHERE metric_id = {{id:UInt32}}
-    AND ts >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
+WHERE metric_id = {id:UInt32}
+    AND ts >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND ts < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
 ORDER BY ts
-LIMIT {{limit:UInt64}}
-{_FINAL}
-"""
-
-READINGS_OF_SOME = f"""
+LIMIT {limit:UInt64}
+""")
+READINGS_OF_SOME = _as_stored_and_final(f"""
 SELECT metric_id, ts, value
 FROM readings FINAL
 WHERE {_IN_WINDOW}
 ORDER BY metric_id, ts
 LIMIT {{limit:UInt64}}
-{_FINAL}
+""")
+
+# The median of the times between the readings that follow each other, where there are three at least.
+USUAL_INTERVALS = f"""
+SELECT
+    metric_id,
+    toInt64(arrayReduce('medianExact', arrayMap((a, b) -> b - a, arrayPopBack(times), arrayPopFront(times))))
+FROM (
+    SELECT metric_id, arraySort(groupUniqArray(toUnixTimestamp64Milli(ts))) AS times
+    FROM readings
+    WHERE {_IN_WINDOW}
+    GROUP BY metric_id
+)
+WHERE length(times) > 2
 """
+USUAL_DTYPE = np.dtype([("metric_id", "<u4"), ("interval_ms", "<i8")])
 
 LAST_BEFORE = f"""
 SELECT metric_id, toUnixTimestamp64Milli(max(ts)), argMax(value, (ts, received_at))
