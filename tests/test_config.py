@@ -27,6 +27,7 @@ OTHER = {
     "max_future_s": ("7", 7),
     "threads": ("7", 7),
     "history_threads": ("7", 7),
+    "history_memory_bytes": ("1000000", 1_000_000),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
 }

@@ -96,12 +96,14 @@ class TestLife:
 
 
 class TestRefusesToStart:
-    def test_on_a_directory_that_another_has_open(self, make_server: Callable[..., Server]) -> None:
+    def test_on_a_directory_that_another_has_open(self, make_server: Callable[..., Server], tmp_path: Path) -> None:
         server = make_server().start()
+        readings = tmp_path / "readings.csv"
+        readings.write_text("metric,timestamp,value\n")
         for command in (
             ("serve", "--port", str(free_port())),
             ("migrate",),
-            ("import", __file__),
+            ("import", str(readings)),
             ("demo", "--no-serve"),
         ):
             done = kilowatch(*command, data_dir=server.data_dir)
