@@ -24,7 +24,7 @@ from kilowatch.app import Kilowatch, create_app
 from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
-from kilowatch.history.store import HistoryStore
+from kilowatch.history.engine import Engine
 from kilowatch.kit.db import Database
 from tests.postgres import PostgresServer, start_postgres
 
@@ -143,9 +143,9 @@ def history_url(request: pytest.FixtureRequest, history_directory: Path) -> Iter
 
 
 def drop_history(url: str) -> None:
-    store = HistoryStore(url, connections=1, sync=False, clock=lambda: START)
-    store._command(f"DROP DATABASE {url.rpartition('=')[2].rpartition('/')[2]}", {})
-    store.close()
+    engine = Engine(url, connections=1, sync=False)
+    engine.command(f"DROP DATABASE {url.rpartition('=')[2].rpartition('/')[2]}", {})
+    engine.close()
 
 
 @pytest.fixture

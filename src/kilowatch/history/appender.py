@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 
 from kilowatch.errors import Unavailable
-from kilowatch.history.model import Batch, Rows
+from kilowatch.history.model import Batch, Rows, joined
 from kilowatch.kit.timespan import to_ms
 
 MOST_WAITING = 4_000_000
@@ -128,9 +128,9 @@ class Appender:
 
 def rows_of(batches: list[Batch], received_at: int) -> Rows:
     """One row for each metric and time, the last that arrived, ordered as the table is."""
-    metric_ids = _joined([batch.metric_ids for batch in batches])
-    timestamps = _joined([batch.timestamps for batch in batches])
-    values = _joined([batch.values for batch in batches])
+    metric_ids = joined([batch.metric_ids for batch in batches], np.uint32)
+    timestamps = joined([batch.timestamps for batch in batches], np.int64)
+    values = joined([batch.values for batch in batches], np.float64)
     if _rises(metric_ids, timestamps):
         return Rows(metric_ids, timestamps, values, received_at)
     order = _stable_order(metric_ids, timestamps)
@@ -140,10 +140,6 @@ def rows_of(batches: list[Batch], received_at: int) -> Rows:
     if not last.all():
         metric_ids, timestamps, order = metric_ids[last], timestamps[last], order[last]
     return Rows(metric_ids, timestamps, values[order], received_at)
-
-
-def _joined(columns: list[np.ndarray]) -> np.ndarray:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
 def _rises(metric_ids: np.ndarray, timestamps: np.ndarray) -> bool:

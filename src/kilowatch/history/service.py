@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -290,15 +289,11 @@ def _raw_requests(metrics: Sequence[PlacedMetric], query: Query) -> list[SeriesR
 
 
 def _raw_series(request: SeriesRequest, found: Sequence[Points]) -> Series:
-    timestamps = _joined([points.timestamps for points in found], np.dtype(np.int64))
-    values = _joined([points.values for points in found], np.dtype(np.float64))
+    points = Points.joined(request.metric.id, found)
+    values = points.values
     if request.conversion != units.Conversion():
         values = _converted(values, request.conversion)
-    return Series(request, timestamps, values, None)
-
-
-def _joined(columns: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
-    return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
+    return Series(request, points.timestamps, values, None)
 
 
 def _latest_reading(
