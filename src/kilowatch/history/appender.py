@@ -1,7 +1,7 @@
 """Group commit: readings of many writers go into the engine with one insert.
 
 An insert of one row costs about as much as one of ten thousand. So while one insert runs, what arrives waits and goes
-with the next: under load batches grow by themselves, and a lone writer waits for nobody.
+with the next, and where several write, an insert waits a few ms for more of them.
 """
 
 import threading
@@ -22,8 +22,8 @@ MOST_WAITING = 4_000_000
 MOST_AT_ONCE = 1_000_000
 
 _PAUSE_S, _LINGER_S = 0.003, 0.02
-"""Where several write at once, an insert waits until none has come for the first time, and for the second at most: what
-it costs, is then shared by more of them. A writer alone waits for nobody."""
+"""Where several write at once, an insert waits until nobody has come for `_PAUSE_S`, but no longer than `_LINGER_S`, so
+that more of them share what it costs. A writer alone waits for nobody."""
 
 _TIME_BITS = 42
 """Bits of a time in ms since 1970 until the year 2109, which leaves 21 for a metric's number."""

@@ -227,10 +227,7 @@ class _Near:
     @classmethod
     def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Near":
         """Look them up. What is before a window matters while a gauge's value is believed, and always for a counter."""
-        reach = {
-            metric.id: metric.max_gap_s * 1000 if metric.behaviour == "gauge" and metric.max_gap_s else None
-            for metric in metrics
-        }
+        reach = {metric.id: metric.max_gap_ms if metric.behaviour == "gauge" else None for metric in metrics}
         counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
         found = store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms)
         before, after = ({metric_id: (ts, value) for metric_id, ts, value in rows.tolist()} for rows in found)
@@ -248,7 +245,7 @@ def _series(request: SeriesRequest, cells: Cells, near: _Near, edges: Millisecon
         after=near.after.get(metric.id),
         aggregate=request.aggregate,
         behaviour=metric.behaviour,
-        max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+        max_gap_ms=metric.max_gap_ms,
         now_ms=now_ms,
     )
     if request.aggregate == "sum":  # each of the readings has its offset
