@@ -234,7 +234,7 @@ def aggregate_readings(
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @given(data=st.data())
-@settings(steady, max_examples=15)
+@settings(steady, max_examples=9)
 def test_the_history_is_the_reference_s(recorder: Recorder, aggregate: Aggregate, data: st.DataObject) -> None:
     """The whole way: readings in several batches through the engine, and out with zone, resolution and unit."""
     scenario = data.draw(scenarios(aggregate))
@@ -257,7 +257,7 @@ def test_the_history_is_the_reference_s(recorder: Recorder, aggregate: Aggregate
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @given(data=st.data())
-@settings(steady, max_examples=100)
+@settings(steady, max_examples=70)
 def test_the_arithmetic_is_the_reference_s(aggregate: Aggregate, data: st.DataObject) -> None:
     """The rules alone, without an engine, on many more examples."""
     scenario = data.draw(scenarios(aggregate))
