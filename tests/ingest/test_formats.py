@@ -88,7 +88,7 @@ class TestBothWays:
     """A single bad row makes all rows of a body be read the careful way: no other row may notice."""
 
     @given(rows=st.lists(st.tuples(timestamps, numbers), min_size=1, max_size=8))
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_of_csv_agree(self, rows: list[tuple[str, str]]) -> None:
         one_by_one = [verdicts(read(as_csv([row]), "text/csv"))[0] for row in rows]
         together = verdicts(read(as_csv(rows), "text/csv"))
@@ -106,7 +106,7 @@ class TestBothWays:
             max_size=8,
         )
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_of_json_agree_in_rows_and_in_columns(self, rows: list[tuple[Any, Any]]) -> None:
         as_rows = [{"metric": "a/b/c", "timestamp": timestamp, "value": value} for timestamp, value in rows]
         one_by_one = [verdicts(read(json.dumps({"readings": [row]}).encode(), None))[0] for row in as_rows]
@@ -126,7 +126,7 @@ class TestBothWays:
             assert columns.values.tolist() == values
 
     @given(body=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_answer_any_bytes_with_a_verdict(self, body: bytes) -> None:
         for kind, full in ((None, body), ("text/csv", body), ("text/csv", b"metric,timestamp,value\n" + body)):
             try:

@@ -253,7 +253,7 @@ _bodies = st.lists(st.tuples(_line, st.sampled_from(["\n", "\n", "\r\n"])), max_
 
 class TestBothWays:
     @given(body=_bodies, precision=st.sampled_from(get_args(OldPrecision)))
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @example(body='m,site=a,device=b x="1\nm,site=a,device=b x=1\n', precision="s")
     @example(body="m,site=a,device=b x=1e-400 1\n", precision="s")
     @example(body="m,site=a,device=b=c x=1\n" * 2, precision="s")
