@@ -59,7 +59,6 @@ class Bench:
         self._end = readings.day_start(datetime.now(UTC))
         self._start = self._end - scale.days * DAY_MS
         self._scratch_clock = self._end - 4 * 365 * DAY_MS
-        self._arrow = True
         self._cores: dict[str, float] = {}
         self.figures: list[Figure] = []
 
@@ -67,7 +66,6 @@ class Bench:
         start_ms = self._server.start() * 1000
         if self._wants("start"):
             self._record("start", p50_ms=start_ms, p99_ms=start_ms, more={"idle_rss_mb": self._server.rss_mb()})
-        self._arrow = self._takes_arrow()
         if self._wants("latest_*", "ingest_arrow", "hourly_*", "daily_*", "day_*", "year_*", "export_*"):
             self._load_a_hundredth()
             self._server.settle(most_s=self._scale.settle_s)
@@ -87,16 +85,8 @@ class Bench:
 
     # ── data ──
 
-    def _takes_arrow(self) -> bool:
-        block = next(blocks(self._portfolio.scratch, self._scratch_clock, readings=1))
-        status, answer = self._ask("POST", "/readings", readings.arrow_body(block), ARROW)
-        if status not in (200, 415):
-            raise Refused(status, answer)
-        return status == 200
-
     def _loads(self, given: Iterable[Block]) -> list[bytes]:
-        body, media = (readings.arrow_body, ARROW) if self._arrow else (readings.columns_body, JSON)
-        return [self._api.request("POST", "/readings", body(block), media) for block in given]
+        return [self._api.request("POST", "/readings", readings.arrow_body(block), ARROW) for block in given]
 
     def _load_a_hundredth(self) -> None:
         """Of the history that there will be; all of it newest at the same moment, so that the same is asked later."""
@@ -117,11 +107,7 @@ class Bench:
         given = self._loads(blocks(self._portfolio.year, begin, readings=minutes - minutes // 100))
         outcome = self._send(f"load of {self._scale.span}", given)
         if self._wants("ingest_arrow"):
-            if self._arrow:
-                count = (minutes - minutes // 100) * len(self._portfolio.year)
-                self._record_ingest("ingest_arrow", outcome, count)
-            else:
-                self._skip("ingest_arrow", "415: no Arrow yet; the year was loaded as JSON columns")
+            self._record_ingest("ingest_arrow", outcome, (minutes - minutes // 100) * len(self._portfolio.year))
         for metrics, total in (
             (self._portfolio.day, DAY_MS // MINUTE_MS),
             (self._portfolio.wide, self._scale.wide_readings),
@@ -166,13 +152,7 @@ class Bench:
                     for block in self._scratch_blocks(self._scale.batches)
                 ]
             expect = b"" if key == "ingest_lines" else f'{{"accepted":{BATCH},"rejected":0'.encode()
-            try:
-                outcome = self._drive(key, lanes(iter(given), clients=_CLIENTS, expect=expect), len(given))
-            except Refused as error:
-                if error.status not in (404, 415):
-                    raise
-                self._skip(key, f"{error.status}: not there yet")
-                continue
+            outcome = self._drive(key, lanes(iter(given), clients=_CLIENTS, expect=expect), len(given))
             self._record_ingest(key, outcome, len(given) * BATCH)
 
     def _record_ingest(self, key: str, outcome: Outcome, count: int, **more: Any) -> None:
@@ -220,7 +200,7 @@ class Bench:
         memory = [self._server.rss_mb()]
         sent = 0
         with Progress("bodies for ingest_steady"):
-            make = self._moving_arrow() if self._arrow else self._moving_columns()
+            make = self._moving_batches()
 
         def requests() -> Iterator[bytes]:
             nonlocal sent
@@ -244,7 +224,7 @@ class Bench:
             more={"rss_start_mb": memory[0], "rss_most_mb": max(memory), "rss_end_mb": memory[-1]},
         )
 
-    def _moving_arrow(self) -> Iterator[bytes]:
+    def _moving_batches(self) -> Iterator[bytes]:
         """Batches a second apart a reading, without end: the same curves, later and later."""
         given = list(self._scratch_blocks(16, step=SECOND_MS))
         templates = [readings.Moving(block) for block in given]
@@ -253,19 +233,6 @@ class Bench:
             self._api.request("POST", "/readings", template.later(turn * span), ARROW)
             for turn in itertools.count()
             for template in templates
-        )
-
-    def _moving_columns(self) -> Iterator[bytes]:
-        """The same in JSON: the batches of one day, whose date is written anew."""
-        self._scratch_clock = -(-self._scratch_clock // DAY_MS) * DAY_MS
-        first = self._scratch_clock
-        batches = min(160, int(20 * self._scale.steady_s) + 1)  # that fit a day
-        given = [readings.columns_body(block) for block in self._scratch_blocks(batches, step=SECOND_MS)]
-        written = _date(first)
-        return (
-            self._api.request("POST", "/readings", body.replace(written, _date(first + turn * DAY_MS)), JSON)
-            for turn in itertools.count()
-            for body in given
         )
 
     # ── latest ──
@@ -338,11 +305,6 @@ class Bench:
                 f"&resolution=raw&limit={_WHOLE_YEAR_LIMIT}&format={form}"
                 for metric in metrics
             ]
-            status, _ = self._ask("GET", self._day_path(metrics[0], 0) + f"&format={form}")
-            if status != 200:
-                for key in (f"year_{form}_cold", f"year_{form}_again"):
-                    self._skip(key, f"{status}: not there yet")
-                continue
             self._measure_gets(f"year_{form}_cold", paths, warm=0)
             if form == "json":
                 self._expect_points(paths[0], points)
@@ -385,13 +347,7 @@ class Bench:
             path = f"/subscriptions/{subscription}/history?{window}&resolution=raw&limit=all&format={form}"
             idle = self._server.rss_mb()
             self._server.forget_peak()
-            try:
-                [outcome] = self._drive_all(key, [Lane(iter([self._api.get(path)]), Outcome())], 0)
-            except Refused as error:
-                if error.status not in (406, 422):
-                    raise
-                self._skip(key, f"{error.status}: no `limit=all` yet")
-                continue
+            [outcome] = self._drive_all(key, [Lane(iter([self._api.get(path)]), Outcome())], 0)
             above, first = self._server.peak_mb() - idle, outcome.first_bytes[0]
             assert outcome.body_bytes > count * 16, "fewer bytes than a time and a value each can't be all"
             self._record_ingest(
@@ -546,10 +502,6 @@ class Bench:
             more={"requests": len(outcome.latencies)} | self._cores | (more or {}),
         )
 
-    def _skip(self, key: str, note: str) -> None:
-        if self._wants(key):
-            self._record(key, note=note)
-
     def _record(
         self,
         key: str,
@@ -569,7 +521,6 @@ class Bench:
             devices=scale.devices,
             users=scale.users,
             singles=scale.singles,
-            steady="Arrow" if self._arrow else "JSON columns",
             steady_s=scale.steady_s,
         )
         figure = Figure(key, text, work.unit, rate, p50_ms, p99_ms, note=note, more=more or {})
@@ -608,10 +559,6 @@ def named(patterns: str) -> list[str]:
 
 def _one_row(metric: Metric, time_text: str, value: float) -> bytes:
     return f'{{"readings":[{{"metric_id":{metric.id},"timestamp":"{time_text}","value":{value!r}}}]}}'.encode()
-
-
-def _date(timestamp: int) -> bytes:
-    return iso_times(np.array([timestamp], np.int64))[0][:10].encode()
 
 
 def _device_by_device(metrics: Sequence[Metric]) -> Iterator[Sequence[Metric]]:

@@ -41,7 +41,7 @@ _HOURLY = f"""SELECT metric_id, toStartOfHour(ts) AS hour, avg(value) FROM readi
     GROUP BY metric_id, hour ORDER BY metric_id, hour"""
 _DAILY = f"""SELECT metric_id, toStartOfDay(ts, 'Europe/Berlin') AS day, sum(value) / 60 FROM readings WHERE {_WINDOW}
     GROUP BY metric_id, day ORDER BY metric_id, day"""
-_FEED_LATEST = "INSERT INTO latest SELECT metric_id, max((ts, received_at, value)) FROM readings GROUP BY metric_id"
+_KEEP_LATEST = "INSERT INTO latest SELECT metric_id, max((ts, received_at, value)) FROM readings GROUP BY metric_id"
 _LATEST = """SELECT metric_id, max(newest) FROM latest WHERE metric_id IN {ids:Array(UInt32)}
     GROUP BY metric_id"""
 
@@ -88,7 +88,7 @@ class Floor:
         for metrics, readings in ((self._day, DAY_MS // MINUTE_MS), (self._wide, 10)):
             for block in blocks(metrics, self._end - readings * MINUTE_MS, readings=readings, size=_GROUP):
                 self._raw_insert(_rows(block))
-        self._client.command(_FEED_LATEST)
+        self._client.command(_KEEP_LATEST)
 
     def _insert(self, name: str, given: Iterator[Block], *, total: int = 0) -> None:
         took, count = [], 0

@@ -212,7 +212,7 @@ _WORKS = (
     ),
     Work(
         "ingest_steady",
-        "ingest, {steady}, batches of 10,000, 8 clients, for {steady_s:g} s",
+        "ingest, Arrow, batches of 10,000, 8 clients, for {steady_s:g} s",
         INGEST,
         Target(rate=2 * _MILLION, also="steady memory"),
         ("insert_80000", "rate"),

@@ -24,7 +24,7 @@ from kilowatch.app import Kilowatch, create_app
 from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
-from kilowatch.history.store import HistoryStore
+from kilowatch.history.engine import Engine
 from kilowatch.kit.db import Database
 from tests.postgres import PostgresServer, start_postgres
 
@@ -92,6 +92,9 @@ def _migrate(url: str) -> None:
     database.close()
 
 
+_KEPT_OPEN = "kept_open"
+
+
 def _unique(stem: str) -> str:
     return f"{stem}_{os.getpid()}_{next(_numbers)}"
 
@@ -124,9 +127,15 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def history_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one directory that this process may open with the embedded engine."""
-    return tmp_path_factory.mktemp("history")
+def history_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The one directory that this process may open with the embedded engine.
+
+    It is open all the time: to start the engine takes longer than most tests.
+    """
+    directory = tmp_path_factory.mktemp("history")
+    engine = Engine(f"chdb://{directory}?database={_KEPT_OPEN}", connections=1, sync=False)
+    yield directory
+    engine.close()
 
 
 def _history_engines() -> list[str]:
@@ -143,9 +152,12 @@ def history_url(request: pytest.FixtureRequest, history_directory: Path) -> Iter
 
 
 def drop_history(url: str) -> None:
-    store = HistoryStore(url, connections=1, sync=False, clock=lambda: START)
-    store._command(f"DROP DATABASE {url.rpartition('=')[2].rpartition('/')[2]}", {})
-    store.close()
+    """Drop a database that a test made; an embedded one by way of that which is open all the time."""
+    is_embedded = url.startswith("chdb:")
+    base, _, name = url.rpartition("=" if is_embedded else "/")
+    engine = Engine(f"{base}={_KEPT_OPEN}" if is_embedded else url, connections=1, sync=False, migrate=not is_embedded)
+    engine.command(f"DROP DATABASE {name}", {})
+    engine.close()
 
 
 @pytest.fixture

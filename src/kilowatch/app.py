@@ -23,10 +23,11 @@ from kilowatch.config import Settings, prepare_data_dir, secret_key
 from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
 from kilowatch.facility.service import Catalogue
+from kilowatch.history.engine import EngineInUse
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
 from kilowatch.history.spans import Spans
-from kilowatch.history.store import EngineInUse, HistoryStore
+from kilowatch.history.store import HistoryStore
 from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Appending, Intake

@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,17 +95,14 @@ class TestFirstRun:
 
 
 class TestSecondRun:
-    def test_prints_the_same_and_changes_nothing_and_is_quick(self, tmp_path: Path) -> None:
+    def test_prints_the_same_and_changes_nothing(self, tmp_path: Path) -> None:
         first = kilowatch("demo", "--no-serve", data_dir=tmp_path)
         before = census(tmp_path)
-        began = time.monotonic()
         second = kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        took = time.monotonic() - began
         assert second.stdout == first.stdout
         assert "Loading" in first.stderr
-        assert second.stderr == ""
+        assert second.stderr == ""  # it loads nothing
         assert census(tmp_path) == before
-        assert took < 20  # on a machine that is busy with other tests; 2 s on one that is not
 
     def test_keeps_what_the_user_changed(self, tmp_path: Path) -> None:
         kilowatch("demo", "--no-serve", data_dir=tmp_path)

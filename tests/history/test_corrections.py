@@ -1,9 +1,10 @@
 """Readings that are taken out or given another value: what history and latest say then, whatever happens meanwhile."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kilowatch.history import replacing, statements
+from kilowatch.history.chunks import read_in_chunks
+from kilowatch.history.corrections import Corrections
 from kilowatch.history.model import Replaced
 from kilowatch.history.newest import NEWEST_DTYPE, Newest
 from kilowatch.history.store import HistoryStore
@@ -25,7 +28,8 @@ def window(start: int, end: int) -> Window:
 
 
 def all_of(store: HistoryStore, metric_id: int) -> list[tuple[int, float]]:
-    return [(ts, value) for _, ts, value in store.readings([metric_id], EVERYTHING).tolist()]
+    (points,) = store.first_readings([metric_id], EVERYTHING, limit=1_000_000)
+    return list(zip(points.timestamps.tolist(), points.values.tolist(), strict=True))
 
 
 def newest(store: HistoryStore, metric_id: int) -> tuple[int, float] | None:
@@ -42,7 +46,7 @@ def erase(store: HistoryStore, metric_id: int, start: int, end: int) -> int:
 def merge(store: HistoryStore) -> None:
     """What the engine does by itself, some time."""
     for table in ("readings", "latest"):
-        store._command(f"OPTIMIZE TABLE {table} FINAL", {})
+        store._engine.command(f"OPTIMIZE TABLE {table} FINAL", {})
 
 
 @pytest.fixture
@@ -82,7 +86,7 @@ class TestEraseWindow:
         erase(store, metric, 0, 10)
         for table in ("readings", "latest"):
             sql = f"SELECT count() FROM {table} WHERE metric_id = {{id:UInt32}}"
-            assert store._query(sql, {"id": metric}, np.dtype("<u8")).tolist() == [0]
+            assert store._engine.query(sql, {"id": metric}, np.dtype("<u8")).tolist() == [0]
 
     def test_nothing_there_is_nothing_done(self, store: HistoryStore, metric: int) -> None:
         assert erase(store, metric, 0, 10) == 0
@@ -242,13 +246,13 @@ class TestReplaced:
         read: list[int] = []
         store.append(batch_of((metric, [(n * year // 100, 1.0) for n in range(1001)]), (other, [(1, 1.0)])))
 
-        def recorded(self: HistoryStore, rows: np.ndarray, within: Window) -> Iterator[np.ndarray]:
-            for stored in original(self, rows, within):
+        def recorded(self: Corrections, metric_ids: Sequence[int], within: Window) -> Iterator[np.ndarray]:
+            for stored in original(self, metric_ids, within):
                 read.append(len(stored))
                 yield stored
 
-        original = HistoryStore._read_back
-        monkeypatch.setattr(HistoryStore, "_read_back", recorded)
+        original = Corrections._read_back
+        monkeypatch.setattr(Corrections, "_read_back", recorded)
         found = store.replaced(batch_of((metric, [(0, 2.0), (9 * year, 2.0)])))
         assert found == {metric: Replaced(2, 0, 9 * year)}
         assert read == [1, 1]
@@ -256,8 +260,8 @@ class TestReplaced:
     def test_what_is_read_back_in_parts_is_found_in_each(
         self, store: HistoryStore, metric: int, other: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("kilowatch.history.store._READ_BACK_AT_ONCE", 3)
-        monkeypatch.setattr("kilowatch.history.store._MAX_IDS", 1)
+        in_parts = partial(read_in_chunks, chunk=3)
+        monkeypatch.setattr("kilowatch.history.corrections.read_in_chunks", in_parts)
         readings = [(n, 1.0) for n in range(10)]
         store.append(batch_of((metric, readings), (other, readings)))
         changed = [(n, float(n % 2)) for n in range(10)]
@@ -267,9 +271,9 @@ class TestReplaced:
     def test_few_among_many_are_looked_up_alone(
         self, store: HistoryStore, metric: int, other: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("kilowatch.history.store._READ_BACK_AT_ONCE", 10)
-        monkeypatch.setattr("kilowatch.history.store._POINTS_AT_ONCE", 2)
-        monkeypatch.delattr(HistoryStore, "_read_back")
+        monkeypatch.setattr("kilowatch.history.corrections._FEW", 1)
+        monkeypatch.setattr("kilowatch.history.corrections._POINTS_AT_ONCE", 2)
+        monkeypatch.delattr(Corrections, "_read_back")
         readings = [(n, 1.0) for n in range(100)]
         store.append(batch_of((metric, readings), (other, readings)))
         store.append(batch_of((metric, [(98, 3.0)])))

@@ -29,7 +29,12 @@ def store(history_url: str) -> Iterator[HistoryStore]:
 
 def all_of(store: HistoryStore, *metric_ids: int) -> list[tuple[int, int, float]]:
     everything = Window(from_ms(0), datetime.fromisoformat("2199-12-31T00:00:00+00:00"))
-    return [(int(m), int(t), float(v)) for m, t, v in store.readings(sorted(metric_ids), everything).tolist()]
+    found = store.first_readings(sorted(metric_ids), everything, limit=1_000_000)
+    return [
+        (points.metric_id, *reading)
+        for points in found
+        for reading in zip(points.timestamps.tolist(), points.values.tolist(), strict=True)
+    ]
 
 
 def newest(store: HistoryStore, metric_id: int) -> tuple[int, float] | None:
@@ -149,7 +154,7 @@ class TestLatestAfterARestart:
     def end_abruptly(self, store: HistoryStore) -> None:
         """As `kill -9` does: what was acknowledged is there, and nothing is written any more."""
         store._appender.close()
-        store._close_clients()
+        store._engine.close()
 
     def test_is_the_same(self, history_url: str, store: HistoryStore) -> None:
         store.append(batch_of((1, [(1000, 1.0), (2000, 2.0)]), (70_000, [(5, 5.0)])))
@@ -245,7 +250,8 @@ class TestOpen:
         script = f"""
 import sys
 from datetime import UTC, datetime
-from kilowatch.history.store import EngineInUse, HistoryStore
+from kilowatch.history.engine import EngineInUse
+from kilowatch.history.store import HistoryStore
 try:
     HistoryStore("chdb://{history_directory}", connections=1, sync=False, clock=lambda: datetime.now(UTC))
 except EngineInUse as error:

@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 
+from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.history.appender import Overloaded
 from kilowatch.history.model import Batch
@@ -93,6 +95,24 @@ class TestSendingAgain:
         assert (written, entries(world, "readings_corrected")) == ([1], [])
         world.send(metric, (NINE, 2))
         assert len(entries(world, "readings_corrected")) == 1
+
+    def test_is_taken_back_too_where_storing_fails_only_later(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For a sender over HTTP, and for an import, which waits by itself."""
+        metric, intake = world.metric(), world.services.intake
+        world.send(metric, (NINE, 1))
+        failed: Future[int] = Future()
+        failed.set_exception(Overloaded())
+        monkeypatch.setattr(world.services.history, "submit", lambda _batch: failed)
+        rows = {"readings": [{"metric_id": metric, "timestamp": NINE, "value": 2}]}
+        assert world.technician.post("/readings", rows).status_code == 503
+        assert entries(world, "readings_corrected") == []
+        taking = intake.begin(OPERATOR, msgspec.json.encode(rows), content_type="application/json")
+        assert len(entries(world, "readings_corrected")) == 1
+        with pytest.raises(Overloaded):
+            intake.wait(taking)
+        assert entries(world, "readings_corrected") == []
 
     def test_readings_that_are_new_ask_nothing_but_the_latest(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import TooLarge, Unreadable
 from kilowatch.ingest import formats
-from kilowatch.ingest.model import Columns
+from kilowatch.ingest.model import Columns, Report
 from kilowatch.ingest.service import MOST_METRICS
 from tests.conftest import World
 
@@ -28,6 +28,11 @@ else:
     from backports import zstd
 
 TEN = "2026-01-05T10:00:00Z"
+
+
+def take(world: World, csv: bytes) -> Report:
+    intake = world.services.intake
+    return intake.wait(intake.begin(OPERATOR, csv, content_type="text/csv"))
 
 
 def read(body: bytes, content_type: str | None) -> Columns:
@@ -83,7 +88,7 @@ class TestBothWays:
     """A single bad row makes all rows of a body be read the careful way: no other row may notice."""
 
     @given(rows=st.lists(st.tuples(timestamps, numbers), min_size=1, max_size=8))
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_of_csv_agree(self, rows: list[tuple[str, str]]) -> None:
         one_by_one = [verdicts(read(as_csv([row]), "text/csv"))[0] for row in rows]
         together = verdicts(read(as_csv(rows), "text/csv"))
@@ -101,7 +106,7 @@ class TestBothWays:
             max_size=8,
         )
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_of_json_agree_in_rows_and_in_columns(self, rows: list[tuple[Any, Any]]) -> None:
         as_rows = [{"metric": "a/b/c", "timestamp": timestamp, "value": value} for timestamp, value in rows]
         one_by_one = [verdicts(read(json.dumps({"readings": [row]}).encode(), None))[0] for row in as_rows]
@@ -121,7 +126,7 @@ class TestBothWays:
             assert columns.values.tolist() == values
 
     @given(body=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_answer_any_bytes_with_a_verdict(self, body: bytes) -> None:
         for kind, full in ((None, body), ("text/csv", body), ("text/csv", b"metric,timestamp,value\n" + body)):
             try:
@@ -212,13 +217,13 @@ class TestMuchThatIsBad:
 
     def test_a_million_names_that_no_metric_can_have_cost_no_query(self, world: World) -> None:
         lines = b"".join(b"no such metric %d,2026-01-05T10:00:00Z,1\n" % n for n in range(1_000_000))
-        report = world.services.intake.take(OPERATOR, b"metric,timestamp,value\n" + lines, content_type="text/csv")
+        report = take(world, b"metric,timestamp,value\n" + lines)
         assert (report.accepted, report.rejected, len(report.errors)) == (0, 1_000_000, 100)
 
     def test_more_different_metrics_than_can_be_looked_up_are_refused(self, world: World) -> None:
         lines = b"".join(b"a/b/c%d,2026-01-05T10:00:00Z,1\n" % n for n in range(MOST_METRICS + 1))
         with pytest.raises(TooLarge, match="different metrics"):
-            world.services.intake.take(OPERATOR, b"metric,timestamp,value\n" + lines, content_type="text/csv")
+            take(world, b"metric,timestamp,value\n" + lines)
 
 
 def test_a_series_may_be_empty() -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _FORMATS = {"csv": "csv", "json": "json", "parquet": "parquet", "arrow": "arrow", "arrows": "arrow"}
 _TEXTS = ("csv", "json")
 _COMPRESSIONS = ("gz", "zst")
-_IDS_AT_ONCE = 1000
 _MANIFEST = "kilowatch-export.json"
 
 Metrics = Annotated[
@@ -263,9 +262,7 @@ class _Export:
         assert self.services.history is not None  # an export opens it
         if self.query.resolution != "raw":
             return None
-        chunks = (metric_ids[begin : begin + _IDS_AT_ONCE] for begin in range(0, len(metric_ids), _IDS_AT_ONCE))
-        counts = (self.services.history.count_in_window(chunk, self.query.window) for chunk in chunks)
-        return sum(sum(count.values()) for count in counts)
+        return self.services.history.count_in_window(metric_ids, self.query.window)
 
 
 @dataclass(slots=True)

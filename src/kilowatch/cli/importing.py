@@ -226,9 +226,7 @@ def _taker(intake: "Intake", precision: Precision) -> _Take:
             taking = intake.begin_lines(OPERATOR, part.body, precision=precision)
         else:
             taking = intake.begin(OPERATOR, part.body, content_type=_CONTENT_TYPES[part.kind])
-        if taking.stored is not None:
-            taking.stored.result()
-        report = taking.report
+        report = intake.wait(taking)
         told = [f"{part.where(error.row)}: {error.code}: {error.detail}" for error in report.errors]
         return _Outcome(report.accepted, report.rejected, told)
 

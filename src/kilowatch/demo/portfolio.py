@@ -173,7 +173,7 @@ def _load_house(services: Kilowatch, progress: Progress) -> None:
     with progress() as done:
         for number, (name, body) in enumerate(bodies):
             done(number, len(bodies))
-            report = services.intake.take(OPERATOR, body, content_type="application/json")
+            report = services.intake.wait(services.intake.begin(OPERATOR, body, content_type="application/json"))
             if report.rejected:
                 raise KilowatchError(
                     f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}"

@@ -207,6 +207,10 @@ class PlacedMetric(msgspec.Struct, frozen=True):
     def path(self) -> str:
         return f"{self.site}/{self.device}/{self.key}"
 
+    @property
+    def max_gap_ms(self) -> int | None:
+        return None if self.max_gap_s is None else self.max_gap_s * 1000
+
 
 class WindowErasure(msgspec.Struct, frozen=True):
     """Readings to be erased; times in ms since 1970."""

@@ -26,6 +26,7 @@ from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
 from kilowatch.kit.timespan import Window, parse_instant
 from kilowatch.kit.web import (
+    INSTANT,
     LIMIT_DEFAULT,
     NO_CONTENT,
     CatalogueLane,
@@ -34,6 +35,8 @@ from kilowatch.kit.web import (
     Limit,
     RecordId,
     SearchText,
+    WindowEnd,
+    WindowStart,
     answer,
     created,
 )
@@ -116,9 +119,6 @@ _AUDIT = {
     "details": {"readings": 60, "start": "2026-01-04T12:00:00Z", "end": "2026-01-04T13:00:00Z"},
 }
 _ETAG = {"ETag": "The device's version, for `If-Match`."}
-
-
-_TIME = {"format": "date-time"}
 
 
 def _page(item: object) -> dict[str, object]:
@@ -246,9 +246,9 @@ def list_audit(
     action: Annotated[AuditAction | None, Query(description="Only this action.")] = None,
     start: Annotated[
         str | None,
-        Query(max_length=40, description="Not before this time, RFC 3339 with an offset.", json_schema_extra=_TIME),
+        Query(max_length=40, description="Not before this time, RFC 3339 with an offset.", json_schema_extra=INSTANT),
     ] = None,
-    end: Annotated[str | None, Query(max_length=40, description="Before this time.", json_schema_extra=_TIME)] = None,
+    end: Annotated[str | None, Query(max_length=40, description="Before this time.", json_schema_extra=INSTANT)] = None,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Response:
@@ -436,24 +436,8 @@ async def delete_readings(
     lane: HistoryLane,
     who: Who,
     metric_id: RecordId,
-    start: Annotated[
-        str,
-        Query(
-            max_length=40,
-            description="Begin of the window, RFC 3339 with an offset.",
-            json_schema_extra=_TIME,
-            examples=["2025-06-01T00:00:00+01:00"],
-        ),
-    ],
-    end: Annotated[
-        str,
-        Query(
-            max_length=40,
-            description="End of the window, not part of it.",
-            json_schema_extra=_TIME,
-            examples=["2025-06-02T00:00:00+01:00"],
-        ),
-    ],
+    start: WindowStart,
+    end: WindowEnd,
 ) -> Response:
     """For technicians of the site. History and latest are at once as if they had never been; the audit log says who did
     it. What is sent again afterwards, also for the same times, is stored as ever.

@@ -1,7 +1,7 @@
 """Group commit: readings of many writers go into the engine with one insert.
 
 An insert of one row costs about as much as one of ten thousand. So while one insert runs, what arrives waits and goes
-with the next: under load batches grow by themselves, and a lone writer waits for nobody.
+with the next, and where several write, an insert waits a few ms for more of them.
 """
 
 import threading
@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 
 from kilowatch.errors import Unavailable
-from kilowatch.history.model import Batch, Rows
+from kilowatch.history.model import Batch, Rows, joined
 from kilowatch.kit.timespan import to_ms
 
 MOST_WAITING = 4_000_000
@@ -22,8 +22,8 @@ MOST_WAITING = 4_000_000
 MOST_AT_ONCE = 1_000_000
 
 _PAUSE_S, _LINGER_S = 0.003, 0.02
-"""Where several write at once, an insert waits until none has come for the first time, and for the second at most: what
-it costs, is then shared by more of them. A writer alone waits for nobody."""
+"""Where several write at once, an insert waits until nobody has come for `_PAUSE_S`, but no longer than `_LINGER_S`, so
+that more of them share what it costs. A writer alone waits for nobody."""
 
 _TIME_BITS = 42
 """Bits of a time in ms since 1970 until the year 2109, which leaves 21 for a metric's number."""
@@ -128,9 +128,9 @@ class Appender:
 
 def rows_of(batches: list[Batch], received_at: int) -> Rows:
     """One row for each metric and time, the last that arrived, ordered as the table is."""
-    metric_ids = _joined([batch.metric_ids for batch in batches])
-    timestamps = _joined([batch.timestamps for batch in batches])
-    values = _joined([batch.values for batch in batches])
+    metric_ids = joined([batch.metric_ids for batch in batches], np.uint32)
+    timestamps = joined([batch.timestamps for batch in batches], np.int64)
+    values = joined([batch.values for batch in batches], np.float64)
     if _rises(metric_ids, timestamps):
         return Rows(metric_ids, timestamps, values, received_at)
     order = _stable_order(metric_ids, timestamps)
@@ -140,10 +140,6 @@ def rows_of(batches: list[Batch], received_at: int) -> Rows:
     if not last.all():
         metric_ids, timestamps, order = metric_ids[last], timestamps[last], order[last]
     return Rows(metric_ids, timestamps, values[order], received_at)
-
-
-def _joined(columns: list[np.ndarray]) -> np.ndarray:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
 def _rises(metric_ids: np.ndarray, timestamps: np.ndarray) -> bool:

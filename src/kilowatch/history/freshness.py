@@ -35,13 +35,13 @@ class Freshness:
         missing = {
             metric.id: latest
             for metric, latest in zip(metrics, latest_ms, strict=True)
-            if metric.max_gap_s is None and latest >= 0 and not self._is_known(metric.id, now_ms)
+            if metric.max_gap_ms is None and latest >= 0 and not self._is_known(metric.id, now_ms)
         }
         if missing:
             self._look_up(missing, now_ms)
         unknown = (0, DEFAULT_STALE_AFTER_MS)
         return [
-            self._known.get(metric.id, unknown)[1] if metric.max_gap_s is None else metric.max_gap_s * 1000
+            self._known.get(metric.id, unknown)[1] if metric.max_gap_ms is None else metric.max_gap_ms
             for metric in metrics
         ]
 

@@ -73,40 +73,6 @@ class Buckets:
     counts: Milliseconds
 
 
-def aggregate_readings(
-    timestamps: Milliseconds,
-    values: Floats,
-    edges: Milliseconds,
-    *,
-    aggregate: Aggregate,
-    behaviour: Behaviour,
-    max_gap_ms: int | None,
-    now_ms: int,
-) -> Buckets:
-    """The aggregate of each bucket `[edges[i], edges[i + 1])` of one metric's readings.
-
-    Args:
-        timestamps: rising, each once: those in the window, the last before it, and for counters the first after it.
-    """
-    begin, end = (int(place) for place in np.searchsorted(timestamps, (edges[0], edges[-1])))
-    before = (int(timestamps[begin - 1]), float(values[begin - 1])) if begin else None
-    after = (int(timestamps[end]), float(values[end])) if end < len(timestamps) else None
-    inside = slice(begin, end)
-    cells = cells_of(
-        timestamps[inside], values[inside], edges, behaviour=behaviour, max_gap_ms=max_gap_ms, now_ms=now_ms
-    )
-    return aggregate_cells(
-        cells,
-        edges,
-        before=before,
-        after=after,
-        aggregate=aggregate,
-        behaviour=behaviour,
-        max_gap_ms=max_gap_ms,
-        now_ms=now_ms,
-    )
-
-
 # ── readings to cells ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

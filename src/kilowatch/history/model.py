@@ -28,6 +28,11 @@ Stop = Callable[[], bool]
 """Says whether nobody waits for the answer any more."""
 
 
+def joined(columns: Sequence[np.ndarray], dtype: type[np.generic | bool]) -> np.ndarray:
+    """Columns of that type one after another as one; a single one as it is."""
+    return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Readings in columns of one length, in order of arrival. Times are ms since 1970; values are finite."""
@@ -71,10 +76,8 @@ class Points:
     @classmethod
     def joined(cls, metric_id: int, parts: Sequence["Points"]) -> "Points":
         """Readings that follow each other."""
-        if len(parts) == 1:
-            return parts[0]
-        timestamps = [np.empty(0, np.int64), *(part.timestamps for part in parts)]
-        return cls(metric_id, np.concatenate(timestamps), np.concatenate([np.empty(0), *(p.values for p in parts)]))
+        timestamps = joined([part.timestamps for part in parts], np.int64)
+        return cls(metric_id, timestamps, joined([part.values for part in parts], np.float64))
 
     def between(self, begin: int, end: int) -> "Points":
         """Those from `begin` until before `end`."""

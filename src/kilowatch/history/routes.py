@@ -21,12 +21,11 @@ from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.openapi import Operation, operation
 from kilowatch.kit.timespan import RESOLUTIONS, Window
 from kilowatch.kit.units import MAX_UNIT_LENGTH
-from kilowatch.kit.web import HistoryLane, Lane, RecordId, answer, answer_in_parts
+from kilowatch.kit.web import HistoryLane, Lane, RecordId, WindowEnd, WindowStart, answer, answer_in_parts
 
 router = APIRouter(prefix="/api/v1")
 
 _SHORT = {"json": formats.JSON, "csv": formats.CSV, "parquet": formats.PARQUET, "arrow": formats.ARROW}
-_TIME = {"format": "date-time"}
 
 
 async def _histories(request: Request) -> Histories:
@@ -48,24 +47,8 @@ RawLimit = Annotated[
 
 
 async def history_question(
-    start: Annotated[
-        str,
-        Query(
-            max_length=40,
-            description="Begin of the window, RFC 3339 with an offset.",
-            json_schema_extra=_TIME,
-            examples=["2025-06-01T00:00:00+01:00"],
-        ),
-    ],
-    end: Annotated[
-        str,
-        Query(
-            max_length=40,
-            description="End of the window, not part of it.",
-            json_schema_extra=_TIME,
-            examples=["2025-06-02T00:00:00+01:00"],
-        ),
-    ],
+    start: WindowStart,
+    end: WindowEnd,
     resolution: Annotated[
         str,
         Query(

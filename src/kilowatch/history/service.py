@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -228,10 +227,7 @@ class _Near:
     @classmethod
     def of(cls, store: HistoryStore, metrics: Sequence[PlacedMetric], window: Window) -> "_Near":
         """Look them up. What is before a window matters while a gauge's value is believed, and always for a counter."""
-        reach = {
-            metric.id: metric.max_gap_s * 1000 if metric.behaviour == "gauge" and metric.max_gap_s else None
-            for metric in metrics
-        }
+        reach = {metric.id: metric.max_gap_ms if metric.behaviour == "gauge" else None for metric in metrics}
         counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
         found = store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms)
         before, after = ({metric_id: (ts, value) for metric_id, ts, value in rows.tolist()} for rows in found)
@@ -249,7 +245,7 @@ def _series(request: SeriesRequest, cells: Cells, near: _Near, edges: Millisecon
         after=near.after.get(metric.id),
         aggregate=request.aggregate,
         behaviour=metric.behaviour,
-        max_gap_ms=None if metric.max_gap_s is None else metric.max_gap_s * 1000,
+        max_gap_ms=metric.max_gap_ms,
         now_ms=now_ms,
     )
     if request.aggregate == "sum":  # each of the readings has its offset
@@ -290,15 +286,11 @@ def _raw_requests(metrics: Sequence[PlacedMetric], query: Query) -> list[SeriesR
 
 
 def _raw_series(request: SeriesRequest, found: Sequence[Points]) -> Series:
-    timestamps = _joined([points.timestamps for points in found], np.dtype(np.int64))
-    values = _joined([points.values for points in found], np.dtype(np.float64))
+    points = Points.joined(request.metric.id, found)
+    values = points.values
     if request.conversion != units.Conversion():
         values = _converted(values, request.conversion)
-    return Series(request, timestamps, values, None)
-
-
-def _joined(columns: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
-    return columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
+    return Series(request, points.timestamps, values, None)
 
 
 def _latest_reading(

@@ -33,7 +33,7 @@ class Measured:
 
     @classmethod
     def of(cls, metric: PlacedMetric) -> "Measured":
-        return cls(metric.id, metric.behaviour, None if metric.max_gap_s is None else metric.max_gap_s * 1000)
+        return cls(metric.id, metric.behaviour, metric.max_gap_ms)
 
     def cells(self, timestamps: Milliseconds, values: np.ndarray, edges: Milliseconds, now_ms: int | None) -> Cells:
         return cells_of(timestamps, values, edges, behaviour=self.behaviour, max_gap_ms=self.max_gap_ms, now_ms=now_ms)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kilowatch.errors import TooLarge, Unreadable
-from kilowatch.history.model import Floats, Milliseconds
+from kilowatch.history.model import Floats, Milliseconds, joined
 from kilowatch.ingest.columns import are_columns, in_milliseconds, not_finite, references_of, shown
 from kilowatch.ingest.model import Columns, Verdicts
 from kilowatch.ingest.parquet_pages import check_pages
@@ -232,7 +232,7 @@ class _Names:
 
     @property
     def rows(self) -> np.ndarray:
-        return _joined(self._rows, np.int64)
+        return joined(self._rows, np.int64)
 
 
 def _plain(texts: pa.Array, most: int) -> pa.Array:
@@ -264,8 +264,8 @@ def _columns(batches: Iterable[pa.RecordBatch], most: int) -> Columns:
     reference_of = metrics.rows
     verdicts = Verdicts(len(reference_of))
     references, reference_of = references_of(list(metrics.position), reference_of, verdicts)
-    columns = Columns(references, reference_of, _joined(timestamps, np.int64), _joined(values, np.float64), verdicts)
-    _refuse_missing(columns, _joined(untimed, bool), _joined(unvalued, bool))
+    columns = Columns(references, reference_of, joined(timestamps, np.int64), joined(values, np.float64), verdicts)
+    _refuse_missing(columns, joined(untimed, bool), joined(unvalued, bool))
     if "unit" in names:
         columns.unit_names = [*units.position, ""]
         columns.units = np.where(units.rows < 0, len(units.position), units.rows)
@@ -278,10 +278,6 @@ def _refuse_missing(columns: Columns, untimed: np.ndarray, unvalued: np.ndarray)
     verdicts.refuse_where(unvalued, "bad_value", lambda _row: "The value is missing, not a number.")
     if not (finite := np.isfinite(values)).all():
         verdicts.refuse_where(~finite, "not_finite", lambda row: not_finite(float(values[row]))[1])
-
-
-def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, kind), *parts])
 
 
 def _nulls(column: pa.Array) -> np.ndarray:

@@ -8,7 +8,7 @@ are not so plain, or wrong, are read one by one.
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,6 @@ from kilowatch.kit.timespan import to_ms
 
 Precision = Literal["ns", "us", "ms", "s"]
 OldPrecision = Literal["n", "ns", "u", "us", "ms", "s", "m", "h"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-OLD_PRECISIONS: tuple[OldPrecision, ...] = get_args(OldPrecision)
 
 _PER_SECOND = {"ns": 1e9, "n": 1e9, "us": 1e6, "u": 1e6, "ms": 1e3, "s": 1, "m": 1 / 60, "h": 1 / 3600}
 _TRUE = frozenset({"t", "T", "true", "True", "TRUE"})

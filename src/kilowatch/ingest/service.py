@@ -46,32 +46,6 @@ class Intake:
         self._max_future = timedelta(seconds=settings.max_future_s)
         self._most_decoded = settings.max_decoded_bytes
 
-    def take(
-        self,
-        caller: Caller,
-        body: bytes,
-        *,
-        content_type: str | None,
-        content_encoding: str | None = None,
-        once: Once | None = None,
-    ) -> Report:
-        """Read, check and store the readings of a request body. The good ones are durable when it returns.
-
-        Raises:
-            Unreadable, UnknownFormat, TooLarge: the body can't be read; nothing is stored.
-            Forbidden: nothing may be written for want of a role.
-            Unavailable: the history can't take more now; nothing is stored.
-        """
-        taking = self.begin(caller, body, content_type=content_type, content_encoding=content_encoding, once=once)
-        if taking.stored is not None:
-            try:
-                taking.stored.result()
-            except Exception:
-                self.give_up(taking)
-                raise
-        self.finish(taking)
-        return taking.report
-
     def begin(
         self,
         caller: Caller,
@@ -81,7 +55,13 @@ class Intake:
         content_encoding: str | None = None,
         once: Once | None = None,
     ) -> "Taking":
-        """The first part of `take`, which does not wait until the readings are stored."""
+        """Read and check the readings of a request body, and submit the good ones, without waiting for them.
+
+        Raises:
+            Unreadable, UnknownFormat, TooLarge: the body can't be read; nothing is stored.
+            Forbidden: nothing may be written for want of a role.
+            Unavailable: the history can't take more now; nothing is stored.
+        """
         user_id = self._gate.knowing(caller, scope="ingest").who.user_id
         if once is not None and (earlier := self._recall(caller, once)) is not None:
             return Taking(earlier, None, [], None)
@@ -103,15 +83,26 @@ class Intake:
     def _decompressed(self, body: bytes, content_encoding: str | None) -> bytes:
         return formats.decompress(body, content_encoding, most=self._most_decoded)
 
+    def wait(self, taking: "Taking") -> Report:
+        """Wait until the readings are durable. Raises what the history raises; then nothing is stored."""
+        if taking.stored is not None:
+            try:
+                taking.stored.result()
+            except Exception:
+                self.give_up(taking)
+                raise
+        self.finish(taking)
+        return taking.report
+
     def finish(self, taking: "Taking") -> None:
-        """The last part of `take`, once the readings are stored."""
+        """What is left to do once the readings are stored."""
         if taking.once is not None:
             caller, once, user_id = taking.once
             with self._gate.writing(caller, scope="ingest") as work:
                 remember(work.connection, once, taking.report, user_id=user_id, now=work.now)
 
     def give_up(self, taking: "Taking") -> None:
-        """The last part of `take` where the readings could not be stored."""
+        """What is left to do where the readings could not be stored."""
         self._take_back(taking.entries)
 
     def _recall(self, caller: Caller, once: Once) -> Report | None:

@@ -42,6 +42,26 @@ Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
 SearchText = Annotated[Search | None, Query(description="Part of the name or slug, in any case of letters.")]
 LIMIT_DEFAULT = DEFAULT_LIMIT
+INSTANT = {"format": "date-time"}
+"""What the schema of a time in a query has besides."""
+WindowStart = Annotated[
+    str,
+    Query(
+        max_length=40,
+        description="Begin of the window, RFC 3339 with an offset.",
+        json_schema_extra=INSTANT,
+        examples=["2025-06-01T00:00:00+01:00"],
+    ),
+]
+WindowEnd = Annotated[
+    str,
+    Query(
+        max_length=40,
+        description="End of the window, not part of it.",
+        json_schema_extra=INSTANT,
+        examples=["2025-06-02T00:00:00+01:00"],
+    ),
+]
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────

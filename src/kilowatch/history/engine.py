@@ -1,0 +1,257 @@
+"""ClickHouse, embedded (chDB) or a server: how it is reached, and what its errors mean here."""
+
+import queue
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import clickhouse_connect
+import numpy as np
+import structlog
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import (
+    ClickHouseError,
+    DatabaseError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from kilowatch.errors import Invalid, Unavailable
+from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
+from kilowatch.history.native import decode
+from kilowatch.kit.memory import leave
+
+log = structlog.get_logger("kilowatch.history")
+
+# One upload may bring many years; the engine's default refuses more than 100 months at once. The appender has merged
+# what is the same already.
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
+# What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
+# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
+_PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+_CONNECTION_WAIT_S = 30
+_CLOSE_WAIT_S = 5
+_DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
+
+
+class EngineInUse(Unavailable):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"Another process has the embedded history at {path} open, and only one can. Stop it (is `kilowatch serve` "
+            "running?), or set KILOWATCH_DATA_DIR to another directory, or KILOWATCH_HISTORY_URL to a ClickHouse "
+            "server."
+        )
+
+
+class HistoryUnavailable(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The history engine does not answer; try again shortly.", retry_after_s=5)
+
+
+class Engine:
+    """Connections to ClickHouse, one of them for inserts alone. Safe to use from any thread, but for `insert`."""
+
+    def __init__(self, url: str, *, connections: int, sync: bool, migrate: bool = True) -> None:
+        """Open the engine and bring its tables up to date.
+
+        Args:
+            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://`
+                for TLS).
+            connections: how many statements may run at once, inserts not counted.
+            sync: write what is inserted through to the disk.
+            migrate: change nothing if false; then tables that are not up to date are an error.
+
+        Raises:
+            Invalid: the URL can't be used, or the tables are not up to date.
+            EngineInUse: another process has the embedded engine's directory open.
+            Unavailable: the server does not answer.
+        """
+        connect = _connector(url, create=migrate)
+        self.is_embedded = url.startswith("chdb:")
+        """Nobody but this process has it then."""
+        self._clients: list[Client] = []
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        try:
+            for _ in range(connections + 1):
+                self._clients.append(connect())
+            if migrate:
+                self._migrate(self._clients[0], sync=sync)
+            elif self._missing(self._clients[0]):
+                raise Invalid("The history's tables are not up to date; run `kilowatch migrate`.")
+        except BaseException:
+            self._close_clients()
+            raise
+        for client in self._clients[1:]:
+            self._idle.put(client)
+
+    def query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
+        """The rows of an answer, whose columns have a fixed width, as one array."""
+        return np.frombuffer(self._raw(sql, parameters, "RowBinary"), dtype)
+
+    def columns(self, sql: str, parameters: Mapping[str, Any], dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
+        """The columns of an answer, as they lie in the engine."""
+        return decode(self._raw(sql, parameters, "Native"), dtypes)
+
+    def lines(self, sql: str, parameters: Mapping[str, Any]) -> list[list[str]]:
+        """The fields of an answer's lines as texts."""
+        return [line.split("\t") for line in self._raw(sql, parameters, "TSV").decode().splitlines()]
+
+    def _raw(self, sql: str, parameters: Mapping[str, Any], form: str) -> bytes:
+        with self._client() as client:
+            return client.raw_query(sql, parameters=dict(parameters), fmt=form)
+
+    def command(self, sql: str, parameters: Mapping[str, Any]) -> None:
+        with self._client() as client:
+            client.command(sql, parameters=dict(parameters))
+
+    def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
+        """One block in one of the engine's formats. Only one thread at a time may insert."""
+        with _translated():
+            self._clients[0].raw_insert(table, columns, body, fmt=form)
+
+    def version(self) -> str:
+        return self._clients[0].server_version or "of an unknown version"
+
+    def close(self) -> None:
+        """Wait a while for what is being read, then close the connections."""
+        with suppress(queue.Empty):
+            for _ in self._clients[1:]:
+                self._idle.get(timeout=_CLOSE_WAIT_S)
+        self._close_clients()
+
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        leave()
+        try:
+            client = self._idle.get(timeout=_CONNECTION_WAIT_S)
+        except queue.Empty as error:
+            raise HistoryUnavailable from error
+        try:
+            with _translated():
+                yield client
+        finally:
+            self._idle.put(client)
+
+    def _missing(self, client: Client) -> list[tuple[int, str, tuple[str, ...]]]:
+        """The migrations that were not run yet."""
+        with _translated():
+            if not client.command("EXISTS TABLE schema_migrations"):
+                return list(MIGRATIONS)
+            done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
+            return [step for step in MIGRATIONS if step[0] not in done]
+
+    def _migrate(self, client: Client, *, sync: bool) -> None:
+        with _translated():
+            client.command(SCHEMA_TABLE)
+            for version, brings, steps in self._missing(client):
+                log.info("history migration", version=version, brings=brings)
+                for step in steps:
+                    client.command(step.format(sync=int(sync)))
+                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+            for table in ("readings", "latest"):
+                client.command(
+                    f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
+                    f"fsync_part_directory = {int(sync)}"
+                )
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise HistoryUnavailable from error
+    except DatabaseError as error:
+        if _PASSING.search(str(error)):
+            raise HistoryUnavailable from error
+        raise
+    except ProgrammingError as error:
+        if "closed" in str(error):  # while the server shuts down
+            raise HistoryUnavailable from error
+        raise
+
+
+def _connector(url: str, *, create: bool) -> Callable[[], Client]:
+    """How to open one connection, making what is not there yet. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise Invalid("KILOWATCH_HISTORY_URL: the port is no number.") from error
+    options = parse_qs(parts.query)
+    if parts.scheme == "chdb" and not parts.netloc and parts.path not in ("", "/"):
+        path, database = unquote(parts.path), options.get("database", ["kilowatch"])[0]
+        _check_database_name(database)
+        return lambda: _open_embedded(path, database, create=create)
+    if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
+        database = unquote(parts.path.strip("/")) or "kilowatch"
+        _check_database_name(database)
+        secure = parts.scheme == "clickhouses"
+        return lambda: _open_server(
+            host=parts.hostname or "",
+            port=port or (8443 if secure else 8123),
+            secure=secure,
+            username=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            database=database,
+            create=create,
+        )
+    raise Invalid(
+        "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
+        "(`clickhouses://` for TLS)."
+    )
+
+
+def _check_database_name(name: str) -> None:
+    if not _DATABASE_NAME.match(name):
+        raise Invalid(f"KILOWATCH_HISTORY_URL: {name!r} can't be a database's name; use letters, digits and `_`.")
+
+
+def _open_embedded(path: str, database: str, *, create: bool) -> Client:
+    if not create and not (Path(path) / "metadata").exists():
+        raise Invalid(f"There is no history at {path} yet; run `kilowatch migrate`.")
+    try:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"KILOWATCH_HISTORY_URL: the directory {path} can't be made: {error.strerror}.") from error
+    try:
+        if create:
+            client = clickhouse_connect.get_client(interface="chdb", path=path)
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.close()
+        client = clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+        # Once for the connection: given with each insert, they would be statements of their own before and after it.
+        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
+        return client
+    except ClickHouseError as error:
+        if "already initialized with path" in str(error):
+            raise Invalid(
+                f"KILOWATCH_HISTORY_URL: {path} can't be opened, as this process has another directory's embedded "
+                "history open; it can have several databases in one (`?database=name`)."
+            ) from error
+        if "Cannot lock file" in str(error) or "EmbeddedServer" in str(error):
+            raise EngineInUse(path) from error
+        raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
+
+
+def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
+    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
+    with _translated():
+        if create:
+            client = clickhouse_connect.get_client(**connection, database="default")
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.close()
+        return clickhouse_connect.get_client(
+            **connection,
+            database=database,
+            settings=_INSERT_SETTINGS,
+            # Long lists of ids and edges do not fit a URL.
+            form_encode_query_params=True,
+        )
