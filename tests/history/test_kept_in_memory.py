@@ -3,9 +3,12 @@
 The model is a dictionary of readings; what its buckets are is worked out of all its readings at once.
 """
 
+import threading
 import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import service
 from kilowatch.history.intervals import QUARTER_MS, aggregate_readings
 from kilowatch.history.model import Aggregate, Series
+from kilowatch.history.service import Query
 from kilowatch.history.spans import DAY_MS, WEEK_MS
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.memory import NotKept, alone
@@ -205,3 +209,55 @@ class TestManyMetrics:
         with alone():
             assert len(recorder.histories.latest(metrics[:1000])) == 1000
         assert len(recorder.histories.latest(metrics)) == 1001
+
+
+class TestAtOnce:
+    """Readers who fill the memory, while others store and remove: whoever asks after that was done sees it."""
+
+    def test_what_was_acknowledged_is_seen_by_all_who_ask_later(self, recorder: Recorder) -> None:
+        gauge, rounds = recorder.metric(), 30
+        days = [BEGIN + day * DAY_MS for day in (0, 1, 6, 7, 8)]
+        done, is_over = dict.fromkeys(days, 0), threading.Event()
+
+        def write() -> None:
+            """In each day the number of the round; every seventh is removed again, and then the round is there anew."""
+            try:
+                for number in range(1, rounds):
+                    for day in days:
+                        recorder.append((gauge, [(day + 60_000, float(number)), (day + DAY_MS - 1, float(number))]))
+                        done[day] = number
+                    if number % 20 == 7:
+                        done.update(dict.fromkeys(days[1:3], rounds))  # unknown, until the next is stored
+                        window = Window(from_ms(BEGIN + DAY_MS), from_ms(BEGIN + 7 * DAY_MS))
+                        until = recorder.store.stored_in_window(gauge.id, window).received_until
+                        recorder.store.erase_window(gauge.id, window, received_until=until)
+            finally:
+                is_over.set()
+
+        def read(questions: Iterator[dict[str, Any]]) -> int:
+            asked = 0
+            while not is_over.is_set():
+                question = next(questions)
+                before = dict(done)
+                window = Window(from_ms(BEGIN), from_ms(BEGIN + 9 * DAY_MS))
+                (series,) = recorder.histories.history([gauge], Query(window, **question)).series
+                after = dict(done)
+                found: dict[int, set[float]] = {}
+                for instant, value in zip(series.timestamps.tolist(), series.values.tolist(), strict=True):
+                    if not np.isnan(value):
+                        found.setdefault(instant // DAY_MS * DAY_MS, set()).add(value)
+                for day in days:
+                    if before[day] == rounds or after[day] == rounds or before[day] > after[day]:
+                        continue
+                    values = found.get(day, set())
+                    assert before[day] == 0 or values, (question, day, before, after)
+                    assert all(before[day] <= value <= after[day] + 1 for value in values), (day, values, before, after)
+                asked += 1
+            return asked
+
+        raw, last = {"resolution": "raw"}, {"resolution": "1d", "aggregate": "last"}
+        recorder.clock.now = LONG_AFTER
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read, cycle(questions)) for questions in ((raw,), (last,), (raw, last))]
+            pool.submit(write).result()
+            assert all(reader.result() for reader in readers)
