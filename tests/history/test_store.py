@@ -43,6 +43,12 @@ def newest(store: HistoryStore, metric_id: int) -> tuple[int, float] | None:
     return None if row["ts"] < 0 else (int(row["ts"]), float(row["value"]))
 
 
+def end_abruptly(store: HistoryStore) -> None:
+    """As `kill -9` does: what was acknowledged is there, and nothing is written any more."""
+    store._appender.close()
+    store._engine.close()
+
+
 class TestAppend:
     def test_many_threads_each_get_an_answer_and_all_readings_are_there(self, store: HistoryStore) -> None:
         writers, batches = 16, 12
@@ -77,6 +83,27 @@ class TestAppend:
             assert all_of(store, 1) == [(1, 1000, value)]
             assert newest(store, 1) == (1000, value)
             store.close()
+
+    def test_a_correction_wins_though_the_clock_was_ahead_for_years(self, history_url: str) -> None:
+        """Also after a crash, where the moment until when latest was written down is in the future again."""
+
+        def opened(days_ahead: int) -> HistoryStore:
+            clock = Clock(START + timedelta(days=days_ahead))
+            return HistoryStore(history_url, connections=1, sync=False, clock=clock)
+
+        for days_ahead, instant, end in (
+            (0, 500, end_abruptly),
+            (20_000, 1000, HistoryStore.close),
+            (0, 1000, end_abruptly),
+            (0, 2000, end_abruptly),
+        ):
+            store = opened(days_ahead)
+            store.append(batch_of((1, [(instant, float(days_ahead))])))
+            end(store)
+            again = opened(0)
+            assert newest(again, 1) == (instant, float(days_ahead))
+            assert all_of(again, 1)[-1] == (1, instant, float(days_ahead))
+            (end if instant != 2000 else HistoryStore.close)(again)
 
     def test_an_empty_batch_is_no_harm(self, store: HistoryStore) -> None:
         store.append(batch_of())
@@ -149,13 +176,19 @@ class TestGroupCommit:
         assert all(future.done() for future in done)
         assert sum(rows_written) == 8
 
+    def test_goes_on_though_what_it_does_in_between_fails(self) -> None:
+        """Else the next writers would wait for ever."""
+
+        def fail() -> None:
+            raise OSError("no space left")
+
+        appender = Appender(lambda _rows: None, clock=lambda: START, when_idle=fail)
+        for n in range(3):
+            appender.submit(batch_of((1, [(n, 0.0)]))).result(10)
+        appender.close()
+
 
 class TestLatestAfterARestart:
-    def end_abruptly(self, store: HistoryStore) -> None:
-        """As `kill -9` does: what was acknowledged is there, and nothing is written any more."""
-        store._appender.close()
-        store._engine.close()
-
     def test_is_the_same(self, history_url: str, store: HistoryStore) -> None:
         store.append(batch_of((1, [(1000, 1.0), (2000, 2.0)]), (70_000, [(5, 5.0)])))
         store.close()
@@ -170,7 +203,7 @@ class TestLatestAfterARestart:
         store.close()
         again = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
         again.append(batch_of((1, [(3000, 3.0)]), (2, [(500, 9.0)]), (3, [(7, 7.0)])))
-        self.end_abruptly(again)
+        end_abruptly(again)
         third = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
         assert [newest(third, metric) for metric in (1, 2, 3)] == [(3000, 3.0), (1000, 1.0), (7, 7.0)]
         third.close()
@@ -179,7 +212,7 @@ class TestLatestAfterARestart:
         store = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
         store.append(batch_of((1, [(1000, 1.0)])))
         store.append(batch_of((1, [(1000, 0.5)])))
-        self.end_abruptly(store)
+        end_abruptly(store)
         again = HistoryStore(history_url, connections=1, sync=True, clock=lambda: START)
         assert newest(again, 1) == (1000, 0.5)
         again.close()

@@ -11,6 +11,7 @@ import pytest
 
 from kilowatch.config import Settings
 from kilowatch.ingest.model import MAX_REPORTED, RowCode
+from kilowatch.ingest.routes import is_small
 from tests.conftest import START, Clock, Person, World, open_world
 
 if sys.version_info >= (3, 14):
@@ -684,3 +685,25 @@ class TestAgain:
         body = json.dumps({"readings": [row(metric)]})
         send(world.technician, body, idempotency_key="my-own")
         assert send(world.newcomer, body, idempotency_key="my-own")["accepted"] == 0
+
+
+class TestWhereItIsRead:
+    """What is small is read by the event loop itself, so it must not become large there."""
+
+    @pytest.mark.parametrize(
+        ("content_type", "content_encoding"),
+        [
+            ("application/json", "gzip"),
+            ("application/json", "zstd"),
+            ("application/vnd.apache.parquet", None),
+            ("application/vnd.apache.arrow.stream; charset=binary", None),
+        ],
+    )
+    def test_what_may_unfold_is_never_small(self, content_type: str, content_encoding: str | None) -> None:
+        """200,000 readings are 36 KB of gzip, 3,000,000 are 41 KB of Parquet."""
+        assert not is_small(b"", content_type=content_type, content_encoding=content_encoding)
+
+    def test_what_is_read_as_it_comes_is_small_up_to_its_length(self) -> None:
+        for content_type in ("application/json", "text/csv", None):
+            assert is_small(bytes(16_384), content_type=content_type, content_encoding=None)
+            assert not is_small(bytes(16_385), content_type=content_type, content_encoding=None)

@@ -11,10 +11,13 @@ from concurrent.futures import Future
 from datetime import datetime
 
 import numpy as np
+import structlog
 
 from kilowatch.errors import Unavailable
 from kilowatch.history.model import Batch, Rows, joined
 from kilowatch.kit.timespan import to_ms
+
+log = structlog.get_logger("kilowatch.history")
 
 MOST_WAITING = 4_000_000
 """Readings that may wait for the engine; 20 bytes each. Beyond that, writers are sent away for a second."""
@@ -83,7 +86,10 @@ class Appender:
         while (group := self._next_group()) is not None:
             if group:
                 self._write(group)
-            self._when_idle()
+            try:
+                self._when_idle()
+            except Exception:  # nobody waits for it; but without this thread all writers would wait for ever
+                log.exception("what is done between two inserts failed")
 
     def _linger(self) -> None:
         """By sleeping: to be woken by each writer would cost each of them more than it saves."""

@@ -31,6 +31,7 @@ from kilowatch.history.model import (
 from kilowatch.history.store import HistoryStore
 from kilowatch.history.windows import HotCells, HotReadings, Measured
 from kilowatch.kit import timespan, units
+from kilowatch.kit.memory import leave
 from kilowatch.kit.paging import decode_cursor, encode_cursor
 from kilowatch.kit.timespan import Window, from_ms, to_ms
 
@@ -43,6 +44,12 @@ MAX_VALUES = 5_000_000
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
 MAX_RAW_LIMIT = 1_000_000
+
+_CELLS_AT_ONCE = 1_000_000
+"""120 bytes each, and as much twice while they are put together: twenty metrics of a year are not divided."""
+
+_FEW = 1_000
+"""Metrics whose latest readings are told in some ms; more would hold up everyone else in the event loop."""
 
 _NO_LIMIT = 2**62
 _ENERGY_UNIT = "kWh"
@@ -121,6 +128,8 @@ class Histories:
 
     def latest(self, metrics: Sequence[PlacedMetric]) -> list[LatestReading]:
         """The newest reading of each, in their order; a metric with none has nulls."""
+        if len(metrics) > _FEW:
+            leave()
         now_ms = to_ms(self._clock())
         newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32))
         stale_after = self._freshness.stale_after_ms(metrics, newest["ts"].tolist(), now_ms=now_ms)
@@ -150,11 +159,24 @@ class Histories:
         requests = [_aggregated(metric, query) for metric in metrics]
         edges = np.array(resolution.buckets(query.window, zone), np.int64)
         now_ms = to_ms(self._clock())
-        measured = [Measured.of(metric) for metric in metrics]
-        cells = self._cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
         near = _Near.of(self._store, metrics, query.window)
-        series = [_series(request, cells[request.metric.id], near, edges, now_ms=now_ms) for request in requests]
+        series: list[Series] = []
+        at_once = self._metrics_at_once(metrics, query.window, edges)
+        for begin in range(0, len(requests), at_once):
+            some = requests[begin : begin + at_once]
+            measured = [Measured.of(request.metric) for request in some]
+            cells = self._cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
+            series += [_series(request, cells[request.metric.id], near, edges, now_ms=now_ms) for request in some]
         return History(query.window, resolution, zone.key, series)
+
+    def _metrics_at_once(self, metrics: Sequence[PlacedMetric], window: Window, edges: Milliseconds) -> int:
+        """Of how many metrics the cells may be in memory together."""
+        cells_each = (window.end_ms - window.start_ms) // intervals.QUARTER_MS + len(edges)
+        at_once = max(1, _CELLS_AT_ONCE // cells_each)
+        if at_once >= len(metrics):
+            return at_once
+        readings = self._store.count_at_most([metric.id for metric in metrics], window)
+        return len(metrics) if readings <= _CELLS_AT_ONCE else at_once
 
     def stream(
         self,

@@ -14,6 +14,7 @@ DAY_MS = 86_400_000
 WEEK_MS = 7 * DAY_MS
 
 _CHANGES_REMEMBERED = 1000
+_CHANGED_METRICS_REMEMBERED = 100_000  # of all these changes together; 24 bytes each
 _BYTES_BESIDE = 2_000  # what a stretch takes besides its numbers
 
 FOREVER = (-(2**62), 2**62)
@@ -48,7 +49,9 @@ class Spans:
         self._of_metric: dict[int, set[Stretch]] = {}
         self._bytes = 0
         self._moment = 0
-        self._changes: deque[tuple[int, Milliseconds, Milliseconds, Milliseconds]] = deque(maxlen=_CHANGES_REMEMBERED)
+        self._changes: deque[tuple[int, Milliseconds, Milliseconds, Milliseconds]] = deque()
+        self._changed_metrics = 0
+        self._forgotten_until = 0
 
     def moment(self) -> int:
         """To be asked before something is read that is to be kept."""
@@ -100,10 +103,14 @@ class Spans:
     def _note(self, ids: Milliseconds, first: Milliseconds, last: Milliseconds) -> None:
         self._moment += 1
         self._changes.append((self._moment, ids, first, last))
+        self._changed_metrics += len(ids)
+        while len(self._changes) > _CHANGES_REMEMBERED or self._changed_metrics > _CHANGED_METRICS_REMEMBERED:
+            self._forgotten_until, forgotten, _, _ = self._changes.popleft()
+            self._changed_metrics -= len(forgotten)
 
     def _changed_since(self, moment: int, stretch: Stretch) -> bool:
-        if self._changes and self._changes[0][0] > moment + 1:
-            return True  # more changes than are remembered: perhaps
+        if self._forgotten_until > moment:
+            return True  # perhaps: more changed since than is remembered
         begin, end = stretch.number * stretch.length, (stretch.number + 1) * stretch.length
         for noted, ids, first, last in reversed(self._changes):
             if noted <= moment:

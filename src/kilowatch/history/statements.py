@@ -25,11 +25,16 @@ WHERE metric_id IN {ids:Array(UInt32)}
 GROUP BY metric_id
 ORDER BY metric_id
 """
+# With a row of no metric, which has when the last of all was received (1970 if none was).
 NEWEST_SINCE = """
 SELECT metric_id, max((ts, received_at, value))
 FROM readings
 WHERE received_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC')
 GROUP BY metric_id
+UNION ALL
+SELECT 0, (max(received_at) AS last, last, 0.)
+FROM readings
+WHERE received_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC')
 """
 
 # When readings were last written, by the clock of then: nothing received later may look older, or it would not win.

@@ -83,7 +83,8 @@ class HistoryStore:
         self._appender = Appender(
             self._store_rows,
             clock=clock,
-            last_received_at=int(last_written),
+            # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
+            last_received_at=max(int(last_written), self._stored_until),
             when_idle=self._write_newest_sometimes,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
@@ -322,11 +323,14 @@ class HistoryStore:
     def _load_newest(self) -> None:
         self._newest.put(self._engine.query(statements.NEWEST, {}, NEWEST_DTYPE))
         self._newest.take_changes()
-        self._written_until = int(self._newest.of(np.zeros(1, np.uint32))["received_at"][0])
-        since = self._engine.query(statements.NEWEST_SINCE, {"since": self._written_until}, NEWEST_DTYPE)
-        self._newest.put(since)
+        self._written_until = self._complete_until()
+        self._newest.put(self._engine.query(statements.NEWEST_SINCE, {"since": self._written_until}, NEWEST_DTYPE))
+        self._stored_until = self._complete_until()
         self._recent.settle(self._newest.all())
-        self._stored_until = max([self._written_until, *since["received_at"].tolist()])
+
+    def _complete_until(self) -> int:
+        (mark,) = self._newest.of(np.zeros(1, np.uint32))
+        return int(mark["received_at"])
 
     def _write_newest_sometimes(self) -> None:
         if self._alone and time.monotonic() - self._written_at > _NEWEST_EVERY_S:

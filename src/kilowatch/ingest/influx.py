@@ -15,7 +15,7 @@ from kilowatch.auth.model import Credential
 from kilowatch.auth.service import SignIns
 from kilowatch.ingest.line_protocol import OldPrecision, Precision
 from kilowatch.ingest.model import Report
-from kilowatch.ingest.routes import SMALL, IngestLane, IntakeService, settle
+from kilowatch.ingest.routes import IngestLane, IntakeService, is_small, settle
 from kilowatch.kit.openapi import schema_ref
 from kilowatch.kit.web import NO_CONTENT, PROBLEM_JSON
 
@@ -200,7 +200,7 @@ async def _take(
     content_encoding: str | None,
 ) -> Response:
     body = await request.body()
-    run = lane.run_quickly if len(body) <= SMALL else lane.run
+    run = lane.run_quickly if is_small(body, content_encoding=content_encoding) else lane.run
     taking = await run(intake.begin_lines, who, body, precision=precision, content_encoding=content_encoding)
     await settle(intake, lane, taking)
     if taking.report.rejected:

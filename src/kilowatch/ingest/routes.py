@@ -28,8 +28,17 @@ async def _ingest_lane(request: Request) -> Lane:
 IntakeService = Annotated[Intake, Depends(_intake)]
 IngestLane = Annotated[Lane, Depends(_ingest_lane)]
 
-SMALL = 16 * 1024
-"""Bytes: some hundred readings, which are read sooner than a thread has taken them over."""
+_SMALL = 16 * 1024
+
+
+def is_small(body: bytes, *, content_type: str | None = None, content_encoding: str | None) -> bool:
+    """Whether it has some hundred readings at most, which are read sooner than a thread has taken them over.
+
+    What is compressed may be a thousand times what it looks like: that is never read in the event loop.
+    """
+    is_packed = bool(content_encoding) or (content_type or "").split(";")[0].strip().lower() in (PARQUET, ARROW)
+    return len(body) <= _SMALL and not is_packed
+
 
 _ONE_METRIC = {
     "metric_id": {"description": "The metric's id; or `metric`."},
@@ -143,12 +152,14 @@ async def take_readings(
     same metric and time replaces the one before.
     """
     body = await request.body()
-    run = lane.run_quickly if len(body) <= SMALL else lane.run
+    content_type = request.headers.get("content-type")
+    small = is_small(body, content_type=content_type, content_encoding=content_encoding)
+    run = lane.run_quickly if small else lane.run
     taking = await run(
         intake.begin,
         who,
         body,
-        content_type=request.headers.get("content-type"),
+        content_type=content_type,
         content_encoding=content_encoding,
         once=once,
     )

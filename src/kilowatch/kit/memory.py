@@ -12,7 +12,7 @@ from typing import Any
 from kilowatch.kit.paging import Page
 
 _MOST_ITEMS = 200_000
-"""Items of all kept answers together (a metric with its names has some 400 bytes)."""
+"""Items of all kept questions and answers together (a metric with its names has some 400 bytes)."""
 
 
 _here = threading.local()
@@ -58,7 +58,7 @@ class Memory:
 
     def keep(self, stamp: Hashable, question: Hashable, answer: Any) -> None:
         """Keep an answer that was looked up after the stamp was taken."""
-        size = _items(answer)
+        size = _items(question) + _items(answer)  # a question may name many things that are not there
         with self._lock:
             if stamp != self._stamp or self._items + size > _MOST_ITEMS:
                 self._stamp, self._answers, self._items = stamp, {}, 0
