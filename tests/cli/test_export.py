@@ -1,8 +1,10 @@
 """`kilowatch export`, as a process."""
 
+import os
 import shutil
 import sqlite3
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,6 +52,20 @@ class TestExport:
         assert len(path.read_text().splitlines()) == 3601
         assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
         refused(filled.run("export", "--metric", 1, *WINDOW, "--output", tmp_path / "no" / "out.csv"), "no/out.csv")
+
+    def test_to_a_pipe_is_written_into_it(self, filled: Place, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        command = ("export", "--metric", filled.metric_id, *WINDOW, "--format", "csv", "--output", pipe)
+        with ThreadPoolExecutor() as pool:
+            run = pool.submit(filled.run, *command)
+            text = pipe.read_text()
+            assert run.result().returncode == 0, run.result().stderr
+        assert len(text.splitlines()) == 3601
+        assert pipe.is_fifo()
+
+    def test_refuses_a_name_that_is_no_text(self, filled: Place) -> None:
+        refused(filled.run("export", "--metric", os.fsdecode(b"north/\xff"), *WINDOW), "There is no metric")
 
     @pytest.mark.parametrize("form", ["csv", "csv.gz", "json.zst", "parquet", "arrow"])
     def test_imported_into_an_empty_history_gives_the_same(self, filled: Place, tmp_path: Path, form: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import TooLarge, Unreadable
 from kilowatch.ingest import formats
+from kilowatch.ingest.formats import CSV
 from kilowatch.ingest.model import Columns, Report
 from kilowatch.ingest.service import MOST_METRICS
 from tests.conftest import World
@@ -215,6 +216,21 @@ class TestMuchThatIsBad:
         long = self._seconds(head + row * many + tail, content_type, rejected=many + extra)
         assert long < 4 * (many / few) * max(quick, 0.02)
 
+    def test_among_good_rows_is_told_by_its_own_number(self) -> None:
+        bad = {70: "x", 71: "2026-02-30T00:00:00Z", 500: "2026-01-05T09:30:00", 999: " "}
+        times = [bad.get(row, f"2026-01-05T09:30:00.{row:03}z ") for row in range(1000)]
+        columns = read("".join(["metric,timestamp,value\n", *(f"a/b/c,{time},1\n" for time in times)]).encode(), CSV)
+        report = columns.verdicts.report()
+        assert [(error.row, error.code) for error in report.errors] == [
+            (70, "bad_timestamp"),
+            (71, "bad_timestamp"),
+            (500, "naive_timestamp"),
+            (999, "bad_timestamp"),
+        ]
+        assert [columns.timestamps[row] % 1000 for row in range(1000) if row not in bad] == [
+            row for row in range(1000) if row not in bad
+        ]
+
     def test_a_million_names_that_no_metric_can_have_cost_no_query(self, world: World) -> None:
         lines = b"".join(b"no such metric %d,2026-01-05T10:00:00Z,1\n" % n for n in range(1_000_000))
         report = take(world, b"metric,timestamp,value\n" + lines)
@@ -224,6 +240,13 @@ class TestMuchThatIsBad:
         lines = b"".join(b"a/b/c%d,2026-01-05T10:00:00Z,1\n" % n for n in range(MOST_METRICS + 1))
         with pytest.raises(TooLarge, match="different metrics"):
             take(world, b"metric,timestamp,value\n" + lines)
+
+    def test_a_metric_that_many_series_name_is_one(self, world: World) -> None:
+        metric = world.metric()
+        series = [{"metric_id": metric, "timestamps": [], "values": []}] * (MOST_METRICS + 1)
+        body = msgspec.json.encode({"series": series})
+        intake = world.services.intake
+        assert intake.wait(intake.begin(OPERATOR, body, content_type="application/json")).rejected == 0
 
 
 def test_a_series_may_be_empty() -> None:

@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
+from starlette.types import Message
 
 from tests.conftest import World
 
@@ -169,3 +171,37 @@ class TestHeaders:
         assert_problem(answer, 500)
         assert "secret" not in answer.text
         assert answer.headers["x-request-id"]
+
+
+class TestClientThatGoesAway:
+    @pytest.mark.parametrize("path", ["/api/v1/readings", "/api/v2/write", "/write"])
+    def test_before_its_body_is_all_here_is_no_fault_of_ours(
+        self, world: World, path: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        authorization = world.admin.http.headers["authorization"].encode()
+        scope = {
+            **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "root_path": ""},
+            **{"path": path, "raw_path": path.encode(), "query_string": b"", "server": ("testserver", 80)},
+            "headers": [
+                (b"authorization", authorization),
+                (b"content-length", b"9"),
+                (b"content-type", b"application/json"),
+            ],
+        }
+        messages: list[Message] = [
+            {"type": "http.request", "body": b"{", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+        statuses: list[int] = []
+
+        async def receive() -> Message:
+            return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        app: Any = world.client.app
+        anyio.run(app, scope, receive, send)
+        assert statuses == [499]
+        assert "unforeseen" not in "".join(capfd.readouterr())

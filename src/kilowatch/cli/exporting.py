@@ -123,9 +123,18 @@ def _fitting(text: str) -> dict[str, Any]:
     if text.isdecimal():
         return {"metric_id": int(text)}
     parts = text.split("/")
-    if len(parts) > 3 or not all(parts):
+    if len(parts) > 3 or not all(parts) or not _is_text(text):
         raise NotFound(f"There is no metric {text!r}; write site/device/key, site/device or site.")
     return dict(zip(("site", "device", "key"), parts, strict=False))
+
+
+def _is_text(argument: str) -> bool:
+    """False if it has bytes that are no characters, which reach us as half ones."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_subscription(services: "Kilowatch", subscription_id: int) -> _Chosen:
@@ -282,19 +291,28 @@ class _Tally:
 
 @contextmanager
 def _drafted(path: Path) -> Iterator[IO[bytes]]:
-    """Whole or not at all: what was there stays until the new file is complete, and on the disk."""
-    draft = path.with_name(path.name + ".part")
+    """Whole or not at all: what was there stays until the new file is complete, and on the disk.
+
+    A pipe or a device, such as `/dev/stdout`, is written into: a file renamed over it would take its place for all.
+    """
+    is_special = path.exists() and not path.is_file()
+    draft = path if is_special else path.with_name(path.name + ".part")
     try:
         with draft.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+            if not is_special:
+                os.fsync(file.fileno())
+        if not is_special:
+            draft.replace(path)
+    except BrokenPipeError:
+        raise  # as of standard output: nobody reads on
     except OSError as error:
         raise Invalid(f"{path} can't be written: {error.strerror}.") from error
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        if not is_special:
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 def _prepare_directory(directory: Path, parameters: dict[str, Any], files: Iterable[Path], *, restart: bool) -> None:

@@ -1,6 +1,6 @@
 """Texts and numbers, as a body has them, to columns: each row is read, or refused with a reason.
 
-Each column has a fast way, in which a library reads all of it at once. A stretch that the fast way can't read is halved
+Each column has a fast way, in which a library reads all of it at once. A stretch that the fast way can't read is parted
 until few rows are left, which are then read one by one: so a bad row costs what few rows do, however many are good.
 """
 
@@ -28,6 +28,8 @@ _MICROSECONDS, _NANOSECONDS = pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC
 _WHITE_SPACE = " \t\n\r\v\f"
 FEW = 64
 """Rows that are sooner read one by one than as a column."""
+_PARTS = 16
+"""Into so many a stretch is parted that can't be read at once: with two, each row would be looked at too often."""
 _FURTHEST = 1 << 62
 
 
@@ -56,8 +58,10 @@ def columns_of(
         odd: what is wrong with the shape of rows that have a wrong one.
     """
     verdicts = Verdicts(len(reference_of))
-    for row, detail in (odd or {}).items():
-        verdicts.refuse(row, "malformed", detail)
+    if odd:
+        is_odd = np.zeros(len(reference_of), bool)
+        is_odd[list(odd)] = True
+        verdicts.refuse_each(is_odd, lambda row: ("malformed", odd[row]))
     references, reference_of = references_of(named, reference_of, verdicts)
     return Columns(
         references,
@@ -99,7 +103,7 @@ def encoded(texts: pa.Array) -> tuple[list[str], np.ndarray]:
 def read_timestamps(texts: Sequence[Any] | pa.Array, verdicts: Verdicts) -> Milliseconds:
     """Ms since 1970, rounded down; 0 where a row is refused."""
     items = texts if len(texts) <= FEW else _as_array(texts)
-    return _read(items, verdicts, _timestamps_at_once, _one_timestamp, np.int64)
+    return _read(items, verdicts, _timestamps_at_once, _one_timestamp, np.int64, like=_LIKE_A_TIME)
 
 
 def _as_array(texts: Sequence[Any] | pa.Array) -> Sequence[Any] | pa.Array:
@@ -140,6 +144,10 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?", re.ASCII)
+_LIKE_A_TIME = (
+    r"^\s*[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"[Tt ]([01][0-9]|2[0-3]):[0-5][0-9][0-9:.]*([Zz]|[+-][0-9:]+)\s*$"
+)
 _FIRST_DAY = date(1970, 1, 1).toordinal()
 
 
@@ -180,7 +188,7 @@ def in_milliseconds(ticks: Milliseconds, per_second: int | float) -> Millisecond
 def read_values(items: Sequence[Any] | pa.Array, verdicts: Verdicts) -> Floats:
     """Float64 from numbers, or from an array of texts; 0 where a row is refused."""
     one = _one_text_value if isinstance(items, pa.Array) else _one_value
-    return _read(items, verdicts, _values_at_once, one, np.float64)
+    return _read(items, verdicts, _values_at_once, one, np.float64, like=_LIKE_A_NUMBER)
 
 
 def _values_at_once(items: Sequence[Any] | pa.Array) -> Floats | None:
@@ -207,6 +215,7 @@ def _one_value(item: Any) -> float | Refusal:
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LIKE_A_NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 
 
@@ -234,33 +243,42 @@ def _read(
     at_once: Callable[[Sequence[Any] | pa.Array], np.ndarray | None],
     one: Callable[[Any], Any],
     dtype: type[Number],
+    *,
+    like: str,
 ) -> np.ndarray:
-    """The column: by `at_once` where it can, halving what it can't, and by `one` where few rows are left."""
-    out = np.zeros(len(items), dtype)
-    if len(items) <= FEW:
-        _read_each(items, 0, verdicts, one, out)
-        return out
-    if (read := at_once(items)) is not None:
+    """The column: by `at_once` where it can, parting what it can't, and by `one` where few rows are left.
+
+    Texts that are not `like` a good one are refused before, as the fast way takes long over what it can't read.
+    """
+    if len(items) > FEW and (read := at_once(items)) is not None:
         return read
-    stretches = [(0, len(items))]
+    out = np.zeros(len(items), dtype)
+    rows = np.arange(len(items))
+    if len(items) > FEW and isinstance(items, pa.Array):
+        fits = pc.fill_null(pc.match_substring_regex(items, like), False).to_numpy(zero_copy_only=False)
+        texts = items
+        verdicts.refuse_each(~fits, lambda row: one(texts[row].as_py()))
+        rows = np.flatnonzero(~verdicts.refused)
+        items = items.filter(pa.array(~verdicts.refused))
+    stretches = [(0, len(rows))]
     while stretches:
         start, end = stretches.pop()
         some = items[start:end]
         if end - start <= FEW:
-            _read_each(some, start, verdicts, one, out)
+            _read_each(some, rows[start:end], verdicts, one, out)
         elif (read := at_once(some)) is not None:
-            out[start:end] = read
+            out[rows[start:end]] = read
         else:
-            middle = (start + end) // 2
-            stretches += [(middle, end), (start, middle)]
+            step = -(-(end - start) // _PARTS)
+            stretches += [(begin, min(begin + step, end)) for begin in range(start, end, step)]
     return out
 
 
 def _read_each(
-    some: Sequence[Any] | pa.Array, start: int, verdicts: Verdicts, one: Callable[[Any], Any], out: np.ndarray
+    some: Sequence[Any] | pa.Array, rows: np.ndarray, verdicts: Verdicts, one: Callable[[Any], Any], out: np.ndarray
 ) -> None:
     items: Iterable[Any] = some.to_pylist() if isinstance(some, pa.Array) else some
-    for row, item in enumerate(items, start):
+    for row, item in zip(rows.tolist(), items, strict=True):
         if verdicts.refused[row]:
             continue
         outcome = one(item)

@@ -52,6 +52,7 @@ class Verdicts:
     def __init__(self, rows: int) -> None:
         self.refused = np.zeros(rows, bool)
         self.codes: set[RowCode] = set()
+        """Of the rows that are told, and maybe of others."""
         self._errors: list[RowError] = []
 
     def refuse(self, row: int, code: RowCode, detail: str) -> None:
@@ -74,6 +75,16 @@ class Verdicts:
             self.codes.add(code)
             self._errors += [RowError(row, code, detail(row)) for row in rows[:MAX_REPORTED].tolist()]
             self._keep_the_first()
+
+    def refuse_each(self, mask: np.ndarray, why: Callable[[int], Refusal]) -> None:
+        """Refuse all rows of a mask; `why` is asked only of those that may be told."""
+        rows = np.flatnonzero(mask & ~self.refused)
+        self.refused[rows] = True
+        for row in rows[:MAX_REPORTED].tolist():
+            code, detail = why(row)
+            self.codes.add(code)
+            self._errors.append(RowError(row, code, detail))
+        self._keep_the_first()
 
     def report(self) -> Report:
         self._keep_the_first()

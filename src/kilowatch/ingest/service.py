@@ -134,7 +134,8 @@ class Intake:
         """Make metrics of names that devices are set to make them of; and why some were not made."""
         with self._gate.writing(caller, scope="ingest") as work:
             not_made = facility.create_on_arrival(work, arriving)
-            return facility.addressed_metrics(work.connection, work.who, list(arriving)), not_made
+            made = [name for name in arriving if name not in not_made]
+            return facility.addressed_metrics(work.connection, work.who, made), not_made
 
     def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int] | None, list[int]]:
         """Store readings; those that give another value to a time that has one are noted in the audit log.
@@ -217,7 +218,7 @@ def _possible(references: Sequence[Reference]) -> list[Reference]:
     """
     possible = [
         reference
-        for reference in references
+        for reference in dict.fromkeys(references)  # columns may name a metric in each of many series
         if (0 < reference <= MAX_ID if isinstance(reference, int) else _METRIC_NAME.fullmatch(reference))
     ]
     if len(possible) > MOST_METRICS:

@@ -17,6 +17,7 @@ import structlog
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilowatch import errors
@@ -164,8 +165,9 @@ def install_errors(app: FastAPI) -> None:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(request, status, error.detail, faults=error.faults, headers=headers)
 
+    @app.exception_handler(ClientDisconnect)  # before its body was all here
     @app.exception_handler(errors.Abandoned)
-    def _abandoned(_request: Request, _error: errors.Abandoned) -> Response:
+    def _abandoned(_request: Request, _error: Exception) -> Response:
         return Response(status_code=_CLIENT_GONE)  # for the log alone
 
     @app.exception_handler(RequestValidationError)
