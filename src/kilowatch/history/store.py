@@ -304,8 +304,10 @@ class HistoryStore:
     def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
         with self._storing:
-            self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
-            self.spans.stored(rows)
+            try:
+                self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
+            finally:  # a part of it may be stored though the whole is not
+                self.spans.stored(rows)
             found = last_of_each(rows)
             if self._alone:
                 self._recent.stored(rows)
