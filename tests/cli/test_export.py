@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.conftest import WINDOW, Place, refused
-from tests.processes import kilowatch
+from tests.processes import PROGRAM, environment, kilowatch
 
 
 class TestExport:
@@ -63,6 +63,14 @@ class TestExport:
             assert run.result().returncode == 0, run.result().stderr
         assert len(text.splitlines()) == 3601
         assert pipe.is_fifo()
+
+    def test_to_a_full_standard_output_says_so(self, filled: Place) -> None:
+        command = [*PROGRAM, "export", "--metric", str(filled.metric_id), *WINDOW]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment(filled.data_dir), check=False
+            )
+        refused(done, "Standard output can't be written")
 
     def test_refuses_a_name_that_is_no_text(self, filled: Place) -> None:
         refused(filled.run("export", "--metric", os.fsdecode(b"north/\xff"), *WINDOW), "There is no metric")

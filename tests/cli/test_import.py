@@ -81,6 +81,16 @@ KINDS = ["csv", "json", "columns.json", "jsonl", "ndjson", "parquet", "arrow", "
 
 
 class TestFormats:
+    def test_comes_back_to_what_could_not_be_read_though_nothing_behind_it_was_wrong(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "broken.lp"
+        path.write_bytes(b"m,site=north,device=meter power=1 0\n\xff\n# the end, a part of its own")
+        for _ in range(2):
+            done = place.run("import", path)
+            assert done.returncode == 1
+            assert "lines 1 to 2: unable to parse" in done.stderr
+
     def test_each_is_known_by_its_name_plain_and_compressed(self, place: Place, tmp_path: Path) -> None:
         names = [f"{kind}{ending}" for kind in KINDS for ending in ("", ".gz", ".zst")]
         values = [[number + n / 4 for n in range(5)] for number in range(len(names))]

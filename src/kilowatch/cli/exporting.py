@@ -211,7 +211,12 @@ class _Export:
 
     def to_stdout(self) -> None:
         with self._meter(list(self.chosen.names)) as tally:
-            self._write(list(self.chosen.names), sys.stdout.buffer, tally)
+            try:
+                self._write(list(self.chosen.names), sys.stdout.buffer, tally)
+            except BrokenPipeError:
+                raise  # nobody reads on
+            except OSError as error:
+                raise Invalid(f"Standard output can't be written: {error.strerror}.") from error
 
     def to_file(self, path: Path) -> None:
         with self._meter(list(self.chosen.names)) as tally, _drafted(path) as draft:

@@ -101,6 +101,8 @@ class _FileImport:
     problem: str | None = None
     in_flight: int = 0
     is_read: bool = False
+    is_stopped: bool = False
+    """A part failed: what was read ahead behind it counts for nothing, so that the same command comes back to it."""
 
     @classmethod
     def begin(cls, source: Source, records: Records, *, precision: Precision, restart: bool) -> "_FileImport":
@@ -120,6 +122,8 @@ class _FileImport:
             self.problem = error.detail
 
     def stored(self, part: Part, outcome: "_Outcome") -> None:
+        if self.is_stopped:
+            return
         self.told += outcome.told
         self._keep(
             place=part.place,
@@ -129,7 +133,8 @@ class _FileImport:
         )
 
     def failed(self, part: Part, error: KilowatchError) -> None:
-        self.problem = f"{part.span}: {error.detail}"
+        if not self.is_stopped:
+            self.is_stopped, self.problem = True, f"{part.span}: {error.detail}"
 
     def conclude_if_done(self) -> None:
         if not self.is_read or self.in_flight or self.record.finished:

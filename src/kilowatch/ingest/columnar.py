@@ -57,7 +57,9 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, struct.error, MemoryError) as error:
-        raise Unreadable(f"The {what} can't be read: {' '.join(str(error).split())[:200]}") from error
+        # what a lookup did not find tells nobody anything
+        why = "it is damaged." if isinstance(error, LookupError) else " ".join(str(error).split())[:200]
+        raise Unreadable(f"The {what} can't be read: {why}") from error
 
 
 # ── what it would take ───────────────────────────────────────────────────────────────────────────────────────────────
