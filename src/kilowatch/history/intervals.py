@@ -59,6 +59,7 @@ class Cells:
 
     @classmethod
     def joined(cls, parts: Sequence["Cells"]) -> "Cells":
+        parts = [part for part in parts if len(part)] or parts[:1]
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))

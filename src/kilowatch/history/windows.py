@@ -97,22 +97,14 @@ class HotCells:
         on_quarters = not (edges[1:-1] % QUARTER_MS).any()
         if end - begin < WEEK_MS or not on_quarters or len(weeks) * len(metrics) > _WEEKS_AT_MOST:
             return self._read(self._hot, metrics, window, edges, now_ms=now_ms, stop=stop)
-        parts: dict[int, list[Cells]] = defaultdict(list)
-        for first, last, source in (
-            (window.start_ms, begin, self._hot),
-            (begin, end, None),
-            (end, window.end_ms, self._hot),
-        ):
-            if first < last and source is None:
-                found = self._of_weeks(metrics, weeks, stop=stop)
-                found = {metric_id: cells.between(begin, end) for metric_id, cells in found.items()}
-            elif first < last and source is not None:
-                found = self._read(source, metrics, _window(first, last), edges, now_ms=now_ms, stop=stop)
-            else:
-                continue
-            for metric_id, cells in found.items():
-                parts[metric_id].append(cells)
-        return {metric_id: Cells.joined(cells) for metric_id, cells in parts.items()}
+        # What is before the first whole quarter and behind the last comes out of readings.
+        head = self._read(self._hot, metrics, _window(window.start_ms, begin), edges, now_ms=now_ms, stop=stop)
+        whole = self._of_weeks(metrics, weeks, stop=stop)
+        tail = self._read(self._hot, metrics, _window(end, window.end_ms), edges, now_ms=now_ms, stop=stop)
+        return {
+            metric_id: Cells.joined([head[metric_id], cells.between(begin, end), tail[metric_id]])
+            for metric_id, cells in whole.items()
+        }
 
     def _of_weeks(self, metrics: Sequence[Measured], weeks: range, *, stop: Stop) -> dict[int, Cells]:
         known = {metric: [self._spans.find(_stretch(metric, week)) for week in weeks] for metric in metrics}
