@@ -34,6 +34,7 @@ from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
+from kilowatch.live.feed import Feed
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
 
@@ -83,6 +84,7 @@ class Kilowatch:
         self.catalogue = Catalogue(self.database, gate, store, clock)
         self.histories = Histories(gate, store, clock)
         self.intake = self.intake_into(store)
+        self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
         if with_history:
             self.catalogue.finish_erasures()
@@ -133,6 +135,7 @@ class _NoHistory:
         raise Unavailable("This command runs without the history.")
 
     erase = submit = append = latest = replaced = stored_in_window = erase_window = count
+    listen = arrived_until = arrivals = count
     spans = Spans(0)
 
 

@@ -14,9 +14,10 @@ import structlog
 from kilowatch.errors import Unavailable
 from kilowatch.history import statements
 from kilowatch.history.appender import Appender
+from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine
-from kilowatch.history.model import Batch, MetricIds, Points, Replaced, Rows, Stored
+from kilowatch.history.model import Batch, Listener, MetricIds, Place, Points, Replaced, Rows, Stored
 from kilowatch.history.native import encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
@@ -80,11 +81,13 @@ class HistoryStore:
         except BaseException:
             self._engine.close()
             raise
+        # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
+        last_received_at = max(int(last_written), self._stored_until)
+        self._arrivals = Arrivals(self._engine, last_received_at)
         self._appender = Appender(
             self._store_rows,
             clock=clock,
-            # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
-            last_received_at=max(int(last_written), self._stored_until),
+            last_received_at=last_received_at,
             when_idle=self._write_newest_sometimes,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
@@ -161,6 +164,20 @@ class HistoryStore:
         Only what is not newer than a metric's latest reading is looked for.
         """
         return self._corrections.by(batch)
+
+    # ── in order of arrival ──
+
+    def listen(self, listener: Listener) -> None:
+        """Have it told of all that this process stores from now on."""
+        self._arrivals.listen(listener)
+
+    def arrived_until(self) -> int:
+        """The moment of the last arrival, in ms since 1970. All that arrived until then can be read, whole."""
+        return self._arrivals.until
+
+    def arrivals(self, metric_ids: Sequence[int], after: Place, *, until: int, limit: int) -> np.ndarray:
+        """These metrics' readings behind a place, in order of arrival. See `Arrivals.read`."""
+        return self._arrivals.read(metric_ids, after, until=until, limit=limit)
 
     # ── out ──
 
@@ -306,7 +323,10 @@ class HistoryStore:
         with self._storing:
             try:
                 self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
-            finally:  # a part of it may be stored though the whole is not
+            except BaseException:  # a part of it may be stored though the whole is not
+                self._arrivals.stored_in_part(rows.received_at)
+                raise
+            finally:
                 self.spans.stored(rows)
             found = last_of_each(rows)
             if self._alone:
@@ -315,6 +335,7 @@ class HistoryStore:
                 self._stored_until = rows.received_at
             else:
                 self._insert_latest(found)
+        self._arrivals.stored(rows)
 
     # ── the newest readings ──
     #
