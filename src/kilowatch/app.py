@@ -3,8 +3,8 @@
 import contextlib
 import fcntl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -37,12 +37,20 @@ from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_error
 from kilowatch.live.feed import Feed
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
+from kilowatch.webhooks import sender as webhook_sender
+from kilowatch.webhooks.addresses import Addresses
+from kilowatch.webhooks.courier import Courier
+from kilowatch.webhooks.deliveries import Deliveries
+from kilowatch.webhooks.routes import router as webhooks_router
+from kilowatch.webhooks.sender import News, Sender
+from kilowatch.webhooks.service import Webhooks
 
 Clock = Callable[[], datetime]
 
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
+_WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
@@ -65,7 +73,13 @@ class Kilowatch:
         signing_key = secret_key(settings)
         # one connection for each thread that may ask at once
         threads = (
-            2 * settings.threads + settings.history_threads + _INGEST_THREADS + _PASSWORD_THREADS + _HEALTH_THREADS
+            2 * settings.threads
+            + settings.history_threads
+            + _INGEST_THREADS
+            + _PASSWORD_THREADS
+            + _HEALTH_THREADS
+            + _WEBHOOK_THREADS
+            + webhook_sender.THREADS
         )
         self.database = Database(settings.resolved_database_url, pool_size=threads)
         try:
@@ -86,7 +100,20 @@ class Kilowatch:
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
+        self.webhook_addresses = Addresses(private=settings.webhook_private_addresses)
+        self.webhook_news = News()
+        self.webhooks = Webhooks(
+            gate, self.feed, self.webhook_addresses, signing_key=signing_key, changed=self.webhook_news.changed
+        )
+        self.deliveries = Deliveries(
+            self.database,
+            self.feed,
+            clock,
+            signing_key=signing_key,
+            kept_for=timedelta(days=settings.stream_kept_days),
+        )
         if with_history:
+            self.feed.listen(self.webhook_news)
             self.catalogue.finish_erasures()
 
     def intake_into(self, history: Appending) -> Intake:
@@ -170,11 +197,13 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
         app.state.health_lane = Lane(_HEALTH_THREADS)
+        app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
-            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
+            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions", "webhooks"):
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
-            yield
+            async with _sending(opened, settings, clock):
+                yield
 
     app = FastAPI(
         title="Kilowatch",
@@ -196,6 +225,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         influx_router,
         facility_router,
         subscriptions_router,
+        webhooks_router,
         auth_router,
         _health_router,
     ):
@@ -206,6 +236,16 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestLog)
     return app
+
+
+def _sending(services: Kilowatch, settings: Settings, clock: Clock) -> AbstractAsyncContextManager[None]:
+    """Webhooks are posted to while the application runs."""
+    if services.history is None or settings.webhook_requests == 0:
+        return contextlib.nullcontext()
+    courier = Courier(services.webhook_addresses)
+    return Sender(
+        services.deliveries, courier, services.webhook_news, most=settings.webhook_requests, clock=clock
+    ).running()
 
 
 # ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,6 +337,7 @@ _TAGS = [
     {"name": "Readings", "description": "Measurements coming in."},
     {"name": "Latest values", "description": "The newest reading of each metric."},
     {"name": "Subscriptions", "description": "A chosen set of metrics."},
+    {"name": "Webhooks", "description": "Readings posted to you as they arrive."},
     {"name": "History", "description": "Readings and aggregates over a window of time."},
     {"name": "Grants", "description": "Who may do what at a site."},
     {"name": "Users", "description": "People and programs with an account."},

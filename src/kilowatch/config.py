@@ -73,6 +73,20 @@ class Settings(BaseSettings):
         description="Memory for history that was asked for, so that it is answered again at once, in bytes. Embedded "
         "history only.",
     )
+    stream_kept_days: int = Field(
+        7, ge=1, le=3650, description="How long ago somebody may have been away to be sent all that arrived since."
+    )
+    webhook_requests: int = Field(
+        16,
+        ge=0,
+        le=256,
+        description="Webhooks that are posted to at the same time, at most. 0: this process posts none.",
+    )
+    webhook_private_addresses: bool = Field(
+        False,
+        description="Lets webhooks go to private and loopback addresses too, so that whoever has an account can make "
+        "this server post to any machine beside it.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )
