@@ -134,7 +134,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = latest = replaced = stored_in_window = erase_window = count
+    erase = submit = append = latest = compare = stored_in_window = erase_window = count
     listen = arrived_until = arrivals = count
     spans = Spans(0)
 
