@@ -24,7 +24,7 @@ from kilowatch.history.native import encode
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
-from kilowatch.kit.timespan import Window
+from kilowatch.kit.timespan import Window, to_ms
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -86,13 +86,13 @@ class HistoryStore:
             self._engine.close()
             raise
         # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
-        last_received_at = max(int(last_written), self._stored_until)
+        last_received_at = max(int(last_written), self._stored_until, to_ms(clock()) - 1)
         self._arrivals = Arrivals(self._engine, last_received_at)
         self._appender = Appender(
             self._store_rows,
             clock=clock,
             last_received_at=last_received_at,
-            when_idle=self._write_newest_sometimes,
+            when_idle=self._between_inserts,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
 
@@ -178,13 +178,17 @@ class HistoryStore:
 
     # ── in order of arrival ──
 
-    def listen(self, listener: Listener) -> None:
-        """Have it told of all that this process stores from now on."""
-        self._arrivals.listen(listener)
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have it told of all that this process stores from now on; what is returned ends that."""
+        return self._arrivals.listen(listener)
 
     def arrived_until(self) -> int:
         """The moment of the last arrival, in ms since 1970. All that arrived until then can be read, whole."""
         return self._arrivals.until
+
+    def told_until(self) -> int:
+        """All that arrived until this moment (ms since 1970) was told to those who listen."""
+        return self._arrivals.told
 
     def arrivals(self, metric_ids: Sequence[int], after: Place, *, until: int, limit: int) -> np.ndarray:
         """These metrics' readings behind a place, in order of arrival. See `Arrivals.read`."""
@@ -414,8 +418,13 @@ class HistoryStore:
         (mark,) = self._newest.of(np.zeros(1, np.uint32))
         return int(mark["received_at"])
 
-    def _write_newest_sometimes(self) -> None:
+    def _between_inserts(self) -> None:
+        """Now and then, by the appender's thread."""
+        self._arrivals.nothing_until(self._appender.let_time_pass())
         self._changes.forget_old()
+        self._write_newest_sometimes()
+
+    def _write_newest_sometimes(self) -> None:
         if self._alone and time.monotonic() - self._written_at > _NEWEST_EVERY_S:
             try:
                 self._write_newest()
