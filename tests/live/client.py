@@ -31,6 +31,7 @@ class Client:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         self._http.request("GET", f"/api/v1/subscriptions/{subscription_id}/stream{query}", headers=headers)
+        self.socket = self._http.sock
         self.answer = self._http.getresponse()
         self.status = self.answer.status
 

@@ -190,6 +190,7 @@ _STREAM["responses"][200]["content"] = {"text/event-stream": {"schema": {"type":
     "/subscriptions/{subscription_id}/stream",
     tags=["Subscriptions"],
     summary="Stream the readings of a subscription as they arrive",
+    response_class=Response,
     **_STREAM,
 )
 async def stream_of_subscription(
