@@ -28,7 +28,6 @@ OTHER = {
     "threads": ("7", 7),
     "history_threads": ("7", 7),
     "history_memory_bytes": ("1000000", 1_000_000),
-    "stream_kept_days": ("30", 30),
     "webhook_requests": ("7", 7),
     "webhook_private_addresses": ("true", True),
     "log_level": ("error", "error"),

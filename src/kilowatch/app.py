@@ -35,6 +35,7 @@ from kilowatch.kit.db import Database
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
+from kilowatch.live.streams import Limits, Streams
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
 from kilowatch.webhooks import sender as webhook_sender
@@ -50,6 +51,7 @@ Clock = Callable[[], datetime]
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
+_LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
@@ -78,6 +80,8 @@ class Kilowatch:
             + _INGEST_THREADS
             + _PASSWORD_THREADS
             + _HEALTH_THREADS
+            + _LIVE_THREADS
+            + 1
             + _WEBHOOK_THREADS
             + webhook_sender.THREADS
         )
@@ -91,8 +95,8 @@ class Kilowatch:
             self.database.close()
             raise
         store: Any = self.history or _NoHistory()
-        self._settings, self._gate = settings, Gate(self.database, clock)
-        gate = self._gate
+        self._settings, self._clock = settings, clock
+        self._gate = gate = Gate(self.database, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
         self.catalogue = Catalogue(self.database, gate, store, clock)
@@ -120,6 +124,24 @@ class Kilowatch:
         """An intake that appends elsewhere: the command line's own way to the history."""
         return Intake(self._gate, history, self._settings)
 
+    def streams(self) -> Streams:
+        """Where streams are served from: in the event loop that this is called in."""
+        settings = self._settings
+        limits = Limits(
+            streams=settings.streams,
+            per_user=settings.streams_per_user,
+            stall_s=settings.stream_stall_s,
+            kept=timedelta(days=settings.stream_kept_days),
+        )
+        return Streams(
+            self.feed,
+            limits,
+            clock=self._clock,
+            stamp=self._gate.stamp,
+            look=Lane(1).run,
+            read=Lane(_LIVE_THREADS).run,
+        )
+
     def close(self) -> None:
         if self.history is not None:
             self.history.close()
@@ -136,7 +158,7 @@ def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = 
     """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do."""
     return HistoryStore(
         settings.resolved_history_url,
-        connections=settings.history_threads,
+        connections=settings.history_threads + _LIVE_THREADS,
         sync=settings.history_sync,
         memory_bytes=settings.history_memory_bytes,
         clock=clock,
@@ -161,8 +183,8 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = latest = replaced = stored_in_window = erase_window = count
-    listen = arrived_until = arrivals = count
+    erase = submit = append = latest = compare = stored_in_window = erase_window = count
+    listen = arrived_until = told_until = arrivals = count
     spans = Spans(0)
 
 
@@ -202,8 +224,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
             for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions", "webhooks"):
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
+            app.state.streams = opened.streams()
             async with _sending(opened, settings, clock):
                 yield
+                await app.state.streams.close()
 
     app = FastAPI(
         title="Kilowatch",

@@ -24,6 +24,7 @@ ENERGIES: tuple[Aggregate, ...] = ("energy", "energy_positive", "energy_negative
 Milliseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MetricIds = NDArray[np.uint32]
+Flags = NDArray[np.bool_]
 
 Stop = Callable[[], bool]
 """Says whether nobody waits for the answer any more."""
@@ -41,6 +42,10 @@ class Batch:
     metric_ids: MetricIds
     timestamps: Milliseconds
     values: Floats
+    same: Flags | None = None
+    """Which of them were stored already with this value when they were compared; `None` stands for none."""
+    compared_at: int | None = None
+    """The state of the store (`Changes.state`) that they were compared with, if they were."""
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -54,9 +59,23 @@ class Rows:
     timestamps: Milliseconds
     values: Floats
     received_at: int
+    same: Flags | None = None
+    compared_at: int | None = None
+    """As of a `Batch`: the earliest state that any of them was compared with."""
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    def at(self, chosen: np.ndarray) -> "Rows":
+        """Those at rising positions, or where a flag is set."""
+        return Rows(
+            self.metric_ids[chosen],
+            self.timestamps[chosen],
+            self.values[chosen],
+            self.received_at,
+            None if self.same is None else self.same[chosen],
+            self.compared_at,
+        )
 
 
 class Place(NamedTuple):
@@ -156,6 +175,14 @@ class Replaced:
     readings: int
     first: int
     last: int
+
+
+class Compared(NamedTuple):
+    """A batch, with what it would change."""
+
+    batch: Batch
+    replaced: dict[int, Replaced]
+    """The stored readings that would get another value, by metric; metrics without one are missing."""
 
 
 @dataclass(frozen=True, slots=True)

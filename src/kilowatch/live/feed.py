@@ -1,6 +1,6 @@
 """What arrived, from any place on: the store is the log, so whoever remembers a place misses nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,9 +22,11 @@ class Arrival(NamedTuple):
 
 
 class Arriving(Protocol):
-    def listen(self, listener: Listener) -> None: ...
+    def listen(self, listener: Listener) -> Callable[[], None]: ...
 
     def arrived_until(self) -> int: ...
+
+    def told_until(self) -> int: ...
 
     def arrivals(self, metric_ids: Sequence[int], after: Place, *, until: int, limit: int) -> np.ndarray: ...
 
@@ -39,6 +41,10 @@ class Feed:
         """Behind all that has arrived."""
         return Place.until(self._history.arrived_until())
 
+    def told(self) -> Place:
+        """Behind all that was told to those who listen."""
+        return Place.until(self._history.told_until())
+
     def read(self, metric_ids: Sequence[int], after: Place, limit: int) -> list[Arrival]:
         """The first `limit` readings of these metrics behind a place; fewer only where there are no more by now."""
         return self.read_until(self.position(), metric_ids, after, limit)
@@ -48,6 +54,10 @@ class Feed:
         rows = self._history.arrivals(metric_ids, after, until=until.received_at, limit=limit) if metric_ids else ()
         return [Arrival(*row) for row in np.asarray(rows).tolist()]
 
-    def listen(self, listener: Listener) -> None:
-        """Have it told of all that this process stores from now on, by the thread that stores it."""
-        self._history.listen(listener)
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have it told of all that this process stores from now on, by the thread that stores it.
+
+        Returns:
+            What ends that.
+        """
+        return self._history.listen(listener)
