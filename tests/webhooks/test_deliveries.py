@@ -124,6 +124,31 @@ class TestABatch:
         assert [request.values for request in receiver.taken()] == [[1.0], [2.0]]
 
 
+class TestTheNextLook:
+    """When a webhook is looked at again: each look costs a question to the history."""
+
+    def after(self, mine: Hook) -> datetime | None:
+        attempt = mine.attempt()
+        (outcome,) = post_all([attempt])
+        return mine.deliveries.finish(attempt, outcome)
+
+    def test_after_a_batch_with_all_there_was_is_when_something_arrives(self, mine: Hook) -> None:
+        mine.send(1.0)
+        assert self.after(mine) is None
+
+    def test_after_a_full_batch_is_at_once(self, mine: Hook) -> None:
+        flood(mine.world, mine.metrics[0], MOST_READINGS)
+        assert self.after(mine) == mine.world.clock.now
+
+    def test_after_a_repeated_batch_is_soon_since_more_may_have_arrived(self, mine: Hook, receiver: Receiver) -> None:
+        receiver.answers = [500]
+        mine.send(1.0)
+        retry_at = self.after(mine)
+        assert retry_at is not None
+        mine.world.clock.now = retry_at
+        assert self.after(mine) == retry_at + GATHERED_FOR
+
+
 class TestTheSignature:
     def test_is_checked_by_what_the_documentation_shows(self, mine: Hook, receiver: Receiver) -> None:
         is_ours, now = documented_check(), START.timestamp()

@@ -125,7 +125,7 @@ class Deliveries:
         return self._attempt(webhook, claim, delivery, batch.arrivals, metrics, now)
 
     def finish(self, attempt: Attempt, outcome: Outcome) -> datetime | None:
-        """Note how an attempt went. Returns when to ask for the next; `None` if the webhook is disabled by this."""
+        """Note how an attempt went. Returns when to ask for the next; `None` if not before something arrives."""
         now = self._clock()
         delivery: dict[str, Any] = {
             "response_status": outcome.status,
@@ -142,7 +142,10 @@ class Deliveries:
                 return now  # it was changed, or another process took over
             store.change_delivery(connection, attempt.delivery.id, delivery)
             store.forget_old_deliveries(connection, attempt.webhook.id, now)
-        return None if webhook["status"] == "disabled" else webhook["next_attempt_at"]
+        if webhook["status"] == "disabled" or (outcome.error is None and _had_all(attempt)):
+            return None
+        next_at: datetime = webhook["next_attempt_at"]
+        return next_at
 
     def abandon(self, attempt: Attempt) -> None:
         """Nobody knows how it went, because this process stops: it is sent again by whoever is next."""
@@ -257,6 +260,11 @@ def _begun(
 
 def _moved_on(delivery: Delivery) -> dict[str, Any]:
     return {"place": delivery.until, "status": "active", "reason": None, "failing_since": None}
+
+
+def _had_all(attempt: Attempt) -> bool:
+    """Whether it had all there was when it was made; a repeated one has what there was when it was made first."""
+    return attempt.delivery.attempts == 1 and attempt.delivery.readings < MOST_READINGS
 
 
 def _taken(attempt: Attempt, now: datetime) -> dict[str, Any]:
