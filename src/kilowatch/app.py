@@ -34,6 +34,8 @@ from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
+from kilowatch.simulation.keeper import Keeper
+from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
 
@@ -81,7 +83,8 @@ class Kilowatch:
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
         self.catalogue = Catalogue(self.database, gate, store, clock)
-        self.histories = Histories(gate, store, clock)
+        self.simulation = Simulation(self.database, store, clock)
+        self.histories = Histories(gate, store, clock, self.simulation)
         self.intake = self.intake_into(store)
         self.subscriptions = Subscriptions(gate, self.histories)
         if with_history:
@@ -132,7 +135,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = latest = replaced = stored_in_window = erase_window = count
+    erase = submit = append = backfill = latest = replaced = stored_in_window = erase_window = count
     spans = Spans(0)
 
 
@@ -171,7 +174,8 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
             for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
-            yield
+            with contextlib.closing(Keeper(opened.simulation)):
+                yield
 
     app = FastAPI(
         title="Kilowatch",

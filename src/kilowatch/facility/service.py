@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from kilowatch.auth import service as auth
-from kilowatch.auth.model import Grant, Principal, Role
+from kilowatch.auth.model import OPERATOR, Grant, Principal, Role
 from kilowatch.auth.rights import require_admin, require_technician
 from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid
@@ -27,6 +27,7 @@ from kilowatch.facility.model import (
     KindInfo,
     Metric,
     PlacedMetric,
+    SimulatedDevice,
     Site,
 )
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, fits, quantity_measured_in
@@ -265,6 +266,7 @@ class Catalogue:
                     "created_at": work.now,
                     "updated_at": work.now,
                 }
+                _refuse_unknown_simulation(values["kind"], values["source"])
                 checked = _checked_metrics(values["kind"], metrics)
                 device_id = store.add_device(work.connection, row)
                 store.add_metrics(work.connection, device_id, checked)
@@ -299,6 +301,7 @@ class Catalogue:
                 except_id=device_id,
             )
             kind = values.get("kind", device.kind)
+            _refuse_unknown_simulation(kind, values.get("source", device.source))
             if "properties" in values or kind != device.kind:
                 # another kind has other properties, so those of the old one do not stay
                 before = device.properties if kind == device.kind else {}
@@ -553,6 +556,21 @@ def addressed_metrics(
     return found
 
 
+def simulated_devices(connection: Connection, site_id: int) -> list[SimulatedDevice]:
+    """The site's simulated devices with their metrics, by id, for the simulation: nobody's rights are asked."""
+    return store.simulated_devices(connection, site_id)
+
+
+def position_of_site(connection: Connection, site_id: int) -> tuple[str, float | None, float | None, str | None] | None:
+    """The time zone, latitude, longitude and country of a site, for the simulation; `None` if there is none."""
+    site = store.find_site(connection, OPERATOR, site_id)
+    return None if site is None else (site[0].timezone, site[0].latitude, site[0].longitude, site[0].country)
+
+
+def sites_with_simulated_devices(connection: Connection) -> list[int]:
+    return store.sites_with_simulated_devices(connection)
+
+
 def creating_devices(connection: Connection, who: Principal, names: Sequence[str]) -> set[str]:
     """The devices (`site/device`) among those of metrics' names that make metrics on arrival for this caller."""
     devices = {(site, device) for site, device, _ in (name.split("/") for name in names)}
@@ -740,6 +758,11 @@ def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         )
         detail = "; ".join(f"{fault.pointer.strip('/')}: {fault.detail}" for fault in faults[:3])
         raise Invalid(detail, faults=faults) from error
+
+
+def _refuse_unknown_simulation(kind: str, source: str) -> None:
+    if source == "simulated" and not KINDS[kind].can_be_simulated:
+        raise invalid("source", f"A device of the kind `{kind}` can't be simulated; choose `reported` or another kind.")
 
 
 def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
