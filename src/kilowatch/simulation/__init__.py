@@ -1,0 +1,1 @@
+"""Devices with no hardware behind them: what they would measure, computed."""
