@@ -1,0 +1,84 @@
+"""A battery that keeps a site's own power for it: charged by what is left over, discharged into what is missing."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kilowatch.simulation.noise import Floats, Ints
+
+MICRO = 1_000_000
+KWH = 3_600_000 * MICRO
+"""In millionths of a watt-second, the unit of stored energy: whole, so that no rounding ever adds up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Battery:
+    capacity_kwh: float
+    max_charge_kw: float
+    max_discharge_kw: float
+    round_trip_efficiency: float
+
+    @property
+    def capacity(self) -> int:
+        """In millionths of a watt-second."""
+        return round(self.capacity_kwh * KWH)
+
+    @property
+    def stored_per_ws(self) -> int:
+        """Millionths of a watt-second that a watt-second of charging leaves in it."""
+        return round(math.sqrt(self.round_trip_efficiency) * MICRO)
+
+    @property
+    def drawn_per_ws(self) -> int:
+        """Millionths of a watt-second that a watt-second of discharging takes out of it."""
+        return round(MICRO / math.sqrt(self.round_trip_efficiency))
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """At each instant: power in W, positive on discharge, and the stored energy; and what is stored at the end."""
+
+    power_w: Ints
+    stored: Floats
+    stored_at_end: int
+
+
+def dispatch(battery: Battery, missing_w: Ints, *, stored: int, step_s: int) -> Dispatch:
+    """Follow what is missing at the site (negative: left over) within the limits of power and energy."""
+    wish = np.clip(missing_w, -int(battery.max_charge_kw * 1000), int(battery.max_discharge_kw * 1000))
+    gain, drain = battery.stored_per_ws * step_s, battery.drawn_per_ws * step_s
+    number = _number_type(battery.capacity, int(np.abs(wish).max()) * drain)
+    wish = wish.astype(number)
+    levels = _levels(
+        np.where(wish < 0, -wish * gain, -wish * drain).tolist(),
+        stored=min(stored, battery.capacity),
+        capacity=battery.capacity,
+        gain=gain,
+        drain=drain,
+    )
+    course = np.array(levels, dtype=number)
+    rise = np.diff(course)
+    power = np.where(rise < 0, -rise // drain, -(rise // gain))
+    return Dispatch(power.astype(np.int64), course[:-1].astype(np.float64), levels[-1])
+
+
+def _levels(changes: list[int], *, stored: int, capacity: int, gain: int, drain: int) -> list[int]:
+    """Stored energy before each change and after the last; one over a limit is cut to as many whole watts as fit."""
+    levels = [stored]
+    note = levels.append
+    for change in changes:
+        after = stored + change
+        if after > capacity:
+            after = stored + (capacity - stored) // gain * gain
+        elif after < 0:
+            after = stored - stored // drain * drain
+        stored = after
+        note(stored)
+    return levels
+
+
+def _number_type(*largest: int) -> Any:
+    """64 bits while they suffice (up to 2 GWh); Python's own whole numbers, slower, beyond."""
+    return np.int64 if max(largest) < 2**62 else object
