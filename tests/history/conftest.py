@@ -17,7 +17,7 @@ import pytest
 
 from kilowatch.auth.service import Gate
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch, History
+from kilowatch.history.model import Batch, History, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms, to_ms

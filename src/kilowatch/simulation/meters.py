@@ -10,10 +10,10 @@ _HOUR_S = 3600
 # kWh a year, rather too much than too little, so that a counter of the past is not below 0
 _PV_PER_PEAK_KW = 2200.0
 _WIND_PER_RATED_KW = 5500.0
-_CHARGER_PER_KW = 900.0
-_HEAT_PUMP_PER_RATED_KW = 4500.0
+_CHARGER_PER_KW = 400.0
+_HEAT_PUMP_PER_RATED_KW = 2000.0
 _BATTERY_CYCLES = 450.0
-_GRID_PER_CONNECTION_KW = 1500.0
+_GRID_PER_CONNECTION_KW = 700.0
 _YEAR_S = 365.25 * 86_400
 
 
