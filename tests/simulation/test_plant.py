@@ -94,7 +94,7 @@ class TestWindow:
         )
         assert json.dumps(given_state) == before
         assert state["99"] == {"stored": 7}
-        assert state["1"]["energy"] > 5
+        assert int(state["1"]["energy"]) > 5
 
     @settings(max_examples=25, deadline=None)
     @given(
@@ -225,7 +225,7 @@ class TestSpectators:
         devices = one_of_each()
         alone, state_alone = simulate(devices, begin_ms=BEGIN, end_ms=BEGIN + 3 * DAY_MS, step_s=300, state={})
         for number in (0, 50):  # before and after all others in order
-            extra = {"profile": "commercial"} if kind == "load_meter" else {}
+            extra: dict[str, Any] = {"profile": "commercial"} if kind == "load_meter" else {}
             watched = [*devices, a_device(kind, number=number, counts=False, seed=99, **extra)]
             values, state = simulate(watched, begin_ms=BEGIN, end_ms=BEGIN + 3 * DAY_MS, step_s=300, state={})
             assert all(np.array_equal(values[channel], alone[channel]) for channel in alone)
@@ -247,3 +247,48 @@ class TestSpectators:
         looking = run([*devices, a_device("pv_array", counts=False, **extra)], "2025-06-01", days=2)
         joined = run([*devices, a_device("pv_array", **extra)], "2025-06-01", days=2)
         assert np.array_equal(looking[50, "power"], joined[50, "power"])
+
+
+class TestExtremes:
+    """The catalogue admits properties from almost nothing to a thousand gigawatts."""
+
+    @pytest.mark.parametrize("size", [1e-300, 1e-6, 1e9])
+    def test_of_size_are_borne(self, size: float) -> None:
+        sizes: dict[str, dict[str, Any]] = {
+            "load_meter": {"annual_kwh": size},
+            "pv_array": {"peak_kw": size},
+            "battery": {"capacity_kwh": size, "max_charge_kw": size, "max_discharge_kw": size},
+            "grid_meter": {"connection_kw": size},
+            "inverter": {"rated_kw": size},
+            "ev_charger": {"max_charge_kw": size, "connectors": 100},
+            "heat_pump": {"rated_kw": size},
+            "weather_station": {"height_m": size},
+            "wind_turbine": {"rated_kw": size, "hub_height_m": size},
+        }
+        devices = [a_device(kind, number=number, **given) for number, (kind, given) in enumerate(sizes.items())]
+        state: State = {}
+        for begin in ("1999-12-31", "2025-06-01"):
+            values, state = simulate(
+                devices, begin_ms=ms(begin), end_ms=ms(begin) + 40 * DAY_MS, step_s=900, state=state
+            )
+            assert all(np.isfinite(each).all() for each in values.values())
+            for number, key in values:
+                assert not key.startswith("energy") or (np.diff(values[number, key]) >= 0).all()
+            soc = values[2, "state_of_charge"]
+            assert soc.min() >= 0
+            assert soc.max() <= 100
+
+    def test_counters_of_decades_of_the_largest_array_do_not_overflow(self) -> None:
+        state: State = {"1": {"energy": str(10**22)}}
+        array = a_device("pv_array", peak_kw=1e9)
+        values, after = simulate([array], begin_ms=BEGIN, end_ms=BEGIN + 2 * DAY_MS, step_s=60, state=state)
+        power_w = [int(each) for each in watts(values[1, "power"])]
+        assert int(after["1"]["energy"]) == 10**22 + sum(power_w) * 60
+        assert values[1, "energy"][0] == 10**22 / 3.6e6
+
+    @pytest.mark.parametrize("latitude", [-90, -66.6, 0, 66.6, 90])
+    @pytest.mark.parametrize("longitude", [-180, 180])
+    def test_of_place_are_borne(self, latitude: float, longitude: float) -> None:
+        place = Place(seed=-5, latitude=latitude, longitude=longitude, timezone="UTC", country=None)
+        values = run(one_of_each(place), "2024-02-28", days=3, step_s=900)
+        assert all(np.isfinite(each).all() for each in values.values())

@@ -82,7 +82,9 @@ def _sessions_of(
 ) -> Runs:
     """From days on which a car comes, and the hour, to its charging; it leaves after `longest_s` at the latest."""
     need_ws = _MEDIAN_NEED_KWH * np.exp(0.55 * normal(derive(seed, "need"), calendar.days[comes])) * 3.6e6
-    full_s: Floats = np.minimum(need_ws / power_w, longest_s / sum(energy / power for energy, power in _TAPER))
+    full_s: Floats = np.minimum(
+        need_ws / np.maximum(power_w, 1), longest_s / sum(energy / power for energy, power in _TAPER)
+    )
     begin_s = time.midnights[comes] + whole(hour[comes] * _HOUR_S)
     return after_another(
         begin_s, [(whole(power_w * share), whole(full_s * energy / share)) for energy, share in _TAPER]

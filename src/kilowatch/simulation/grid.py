@@ -30,7 +30,8 @@ def nominal_frequency(country: str | None) -> float:
 def voltage_v(place: Place, seconds: Ints, balance_w: Ints, *, seed: int, connection_kw: float) -> Floats:
     """Between a phase and neutral, to a tenth: import lowers it and export raises it, by 2 % at most."""
     moves = octaves(derive(seed, "voltage"), seconds, {8 * _HOUR_S: 0.7, _HOUR_S: 0.5, 5 * 60: 0.5})
-    loaded = np.clip(balance_w / (connection_kw * 1000), -1, 1)
+    most_w = max(connection_kw * 1000, 1)
+    loaded = np.clip(balance_w, -most_w, most_w) / most_w
     return np.round(nominal_voltage(place.country) * (1 + 0.008 * np.clip(moves, -4, 4) - 0.02 * loaded), 1)
 
 

@@ -98,5 +98,5 @@ def at_all_instants(values: Ints, weather: Weather) -> Ints:
 
 def inverter_target_c(power_w: Ints, weather: Weather, *, rated_kw: float) -> Floats:
     """The temperature in °C that an inverter's heat sink would settle at: some 30 K over the air at its rated power."""
-    found: Floats = weather.temperature_c + 2 + 30 * np.minimum(power_w / (rated_kw * 1000), 1)
+    found: Floats = weather.temperature_c + 2 + 30 * np.minimum(power_w / max(rated_kw * 1000, 1), 1)
     return found

@@ -95,7 +95,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Of what a device's properties don't say."""
 DEFAULT_INVERTER_KW = 5.0
-FIRST_STATE_OF_CHARGE = 0.5
 _BATTERY_ROOM_C = 20.0
 
 
@@ -404,9 +403,9 @@ class _Site:
 
     def _dispatch(self, device: SimulatedDevice, missing_w: Ints) -> storage.Dispatch:
         battery, carried = self._battery_of(device), self._carried(device)
-        stored = carried.get("stored", int(battery.capacity * FIRST_STATE_OF_CHARGE))
+        stored = int(carried.get("stored", battery.capacity // 2))
         found = storage.dispatch(battery, missing_w, stored=stored, step_s=self.step_s)
-        carried["stored"] = found.stored_at_end
+        carried["stored"] = str(found.stored_at_end)
         return found
 
     def _battery(self, device: SimulatedDevice) -> Samples:
@@ -448,11 +447,14 @@ class _Site:
     def _counted(self, device: SimulatedDevice, key: str, power_w: Ints) -> Floats:
         """A counter in kWh; in the state in whole watt-seconds."""
         carried = self._carried(device)
-        before = carried.get(key, 0)
-        passed = np.cumsum(power_w) * self.step_s
-        carried[key] = before + int(passed[-1])
-        found: Floats = (before + np.concatenate([[0], passed[:-1]])) / _KWH_WS
-        return found
+        before = int(carried.get(key, 0))
+        passed = np.cumsum(power_w)
+        after = before + int(passed[-1]) * self.step_s
+        # as a text: many readers of JSON keep 53 bits of a number, or refuse one of more than 64
+        carried[key] = str(after)
+        number = storage.number_type(after)
+        counted = before + np.concatenate([[0], passed[:-1]]).astype(number) * self.step_s
+        return counted.astype(np.float64) / _KWH_WS
 
     def _lagging(self, device: SimulatedDevice, key: str, target: Floats, *, minutes: float) -> Floats:
         """What follows a target with a time constant; it begins on it."""

@@ -23,7 +23,7 @@ class Battery:
     @property
     def capacity(self) -> int:
         """In millionths of a watt-second."""
-        return round(self.capacity_kwh * KWH)
+        return max(round(self.capacity_kwh * KWH), 1)
 
     @property
     def stored_per_ws(self) -> int:
@@ -49,7 +49,7 @@ def dispatch(battery: Battery, missing_w: Ints, *, stored: int, step_s: int) -> 
     """Follow what is missing at the site (negative: left over) within the limits of power and energy."""
     wish = np.clip(missing_w, -int(battery.max_charge_kw * 1000), int(battery.max_discharge_kw * 1000))
     gain, drain = battery.stored_per_ws * step_s, battery.drawn_per_ws * step_s
-    number = _number_type(battery.capacity, int(np.abs(wish).max()) * drain)
+    number = number_type(battery.capacity, int(np.abs(wish).max()) * drain)
     wish = wish.astype(number)
     levels = _levels(
         np.where(wish < 0, -wish * gain, -wish * drain).tolist(),
@@ -79,6 +79,6 @@ def _levels(changes: list[int], *, stored: int, capacity: int, gain: int, drain:
     return levels
 
 
-def _number_type(*largest: int) -> Any:
-    """64 bits while they suffice (up to 2 GWh); Python's own whole numbers, slower, beyond."""
+def number_type(*largest: int) -> Any:
+    """64 bits while they hold these (a battery of 1 GWh); beyond, Python's own whole numbers, which are slower."""
     return np.int64 if max(largest) < 2**62 else object

@@ -46,7 +46,7 @@ def curve_w(turbine: Turbine, speed_ms: Floats, density: Floats) -> Ints:
     """
     effective = speed_ms * np.cbrt(density / STANDARD_DENSITY)
     start, rated = turbine.cut_in_ms**3, turbine.rated_ms**3
-    share = np.clip((effective**3 - start) / (rated - start), 0, 1)
+    share = np.clip((effective**3 - start) / max(rated - start, 1e-9), 0, 1)
     return whole(turbine.rated_kw * 1000 * share)
 
 
