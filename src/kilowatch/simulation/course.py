@@ -174,10 +174,10 @@ class Course:
             ]
             known, at_end = self._known[device_id][known_at].state, counted[-1][1]
             keys = (known.keys() | at_end.keys()) & _COUNTERS
-            offset = {key: known.get(key, 0) - at_end.get(key, 0) for key in keys}
+            offset = {key: int(known.get(key, 0)) - int(at_end.get(key, 0)) for key in keys}
             for at, carried in counted:
                 if at == start or (at % BLOCK_MS == 0 and at < known_at):
-                    counters = {key: base + carried.get(key, 0) for key, base in offset.items()}
+                    counters = {key: str(base + int(carried.get(key, 0))) for key, base in offset.items()}
                     self._learn(KnownState(device_id, at, carried | counters))
 
     # ── what forgets ──

@@ -17,10 +17,10 @@ _GRID_PER_CONNECTION_KW = 700.0
 _YEAR_S = 365.25 * 86_400
 
 
-def counted_before(kind: str, properties: Mapping[str, Any], seconds: float) -> dict[str, int]:
+def counted_before(kind: str, properties: Mapping[str, Any], seconds: float) -> dict[str, str]:
     """Watt-seconds by channel that a device of that age shows. Any number would be as right: differences count."""
     years = max(seconds, 0.0) / _YEAR_S
-    return {channel: round(kwh * years) * 1000 * _HOUR_S for channel, kwh in _a_year(kind, properties).items()}
+    return {channel: str(round(kwh * years) * 1000 * _HOUR_S) for channel, kwh in _a_year(kind, properties).items()}
 
 
 def _a_year(kind: str, properties: Mapping[str, Any]) -> dict[str, float]:

@@ -55,25 +55,27 @@ def dispatch(battery: Battery, missing_w: Ints, *, stored: int, step_s: int) -> 
         np.where(wish < 0, -wish * gain, -wish * drain).tolist(),
         stored=min(stored, battery.capacity),
         capacity=battery.capacity,
-        gain=gain,
-        drain=drain,
     )
     course = np.array(levels, dtype=number)
     rise = np.diff(course)
-    power = np.where(rise < 0, -rise // drain, -(rise // gain))
+    power = np.where(rise < 0, (-2 * rise + drain) // (2 * drain), -((2 * rise + gain) // (2 * gain)))
     return Dispatch(power.astype(np.int64), course[:-1].astype(np.float64), levels[-1])
 
 
-def _levels(changes: list[int], *, stored: int, capacity: int, gain: int, drain: int) -> list[int]:
-    """Stored energy before each change and after the last; one over a limit is cut to as many whole watts as fit."""
+def _levels(changes: list[int], *, stored: int, capacity: int) -> list[int]:
+    """Stored energy before each change and after the last, none over a limit.
+
+    A battery that is exactly empty or full has forgotten how it came to be so. For that, the power of the step in which
+    it meets a limit is rounded to the nearest watt; all others are whole watts.
+    """
     levels = [stored]
     note = levels.append
     for change in changes:
         after = stored + change
         if after > capacity:
-            after = stored + (capacity - stored) // gain * gain
+            after = capacity
         elif after < 0:
-            after = stored - stored // drain * drain
+            after = 0
         stored = after
         note(stored)
     return levels
