@@ -55,7 +55,7 @@ class Course:
             self._known.setdefault(state.device_id, {})[state.at] = state
         self._stop = stop
         self._first = min((part.begins for part in site.parts), default=0)
-        self._uncounted: frozenset[int] = frozenset()
+        self._uncounted: set[int] = set()
         self._found: list[KnownState] = []
 
     def take_found(self) -> list[KnownState]:
@@ -88,21 +88,20 @@ class Course:
         return Piece(begin, end, segment.step_s, values, after)
 
     def _entered(self, state: State, parts: Sequence[Part], instant: int) -> State:
-        """With what is known of devices that begin here."""
-        new = {
-            str(part.device_id): self._known[part.device_id][instant].state
-            for part in parts
-            if str(part.device_id) not in state and instant in self._known[part.device_id]
-        }
-        return state | new
+        """With what is known of devices that begin here; of others the counters begin at 0, which is not to be kept."""
+        new = [part.device_id for part in parts if str(part.device_id) not in state]
+        known = {number: self._known[number][instant].state for number in new if instant in self._known[number]}
+        self._uncounted |= set(new) - known.keys()
+        return state | {str(number): carried for number, carried in known.items()}
 
     def _keep(self, instant: int, state: State) -> None:
         """What holds at the end of a block, of devices whose counters are known."""
         if instant % BLOCK_MS:
             return
-        for part in active(self._site.parts, instant):
-            if part.device_id not in self._uncounted and instant not in self._known[part.device_id]:
-                self._learn(KnownState(part.device_id, instant, state.get(str(part.device_id), {})))
+        for part in self._here(instant):
+            number = part.device_id
+            if str(number) in state and number not in self._uncounted and instant not in self._known[number]:
+                self._learn(KnownState(number, instant, state[str(number)]))
 
     def _learn(self, state: KnownState) -> None:
         self._known[state.device_id][state.at] = state
@@ -159,12 +158,12 @@ class Course:
     def _count_towards(self, begin: int, lacking: Mapping[int, tuple[int, int]]) -> None:
         """Count from 0 where counters are not known, to where they are, and learn what they were."""
         state = self._carried(begin)
-        self._uncounted = frozenset(lacking)
+        self._uncounted = set(lacking)
         ends = {known_at for _, known_at in lacking.values()}
         cuts = sorted(ends | {start for start, _ in lacking.values()})
         passed = [(begin, state)]
         passed += [(piece.end, piece.state) for piece in self.pieces(begin, max(ends), state, cuts=cuts)]
-        self._uncounted = frozenset()
+        self._uncounted = set()
         for device_id, (start, known_at) in lacking.items():
             name = str(device_id)
             counted = [
