@@ -19,9 +19,12 @@ PLACE = SitePlace(0, "Europe/Berlin", 48.1, 11.6, "DE")
 ENERGY = {"energy", "energy_charged", "energy_discharged", "energy_imported", "energy_exported"}
 
 
-def part(device_id: int, kind: str, *, begins: int = FIRST, **more: Any) -> Part:
-    values = {"properties": {}, "interval_s": 900, "joins": begins} | more
-    return Part(id=device_id, site_id=1, device_id=device_id, kind=kind, start=begins, begins=begins, **values)
+def part(device_id: int, kind: str, *, begins: int = FIRST, joins: int | None = None, **more: Any) -> Part:
+    joins = begins if joins is None else joins
+    fields: dict[str, Any] = {"properties": {}, "interval_s": 900} | more
+    return Part(
+        id=device_id, site_id=1, device_id=device_id, kind=kind, start=begins, begins=begins, joins=joins, **fields
+    )
 
 
 def a_home(**battery: Any) -> Site:

@@ -28,7 +28,7 @@ from kilowatch.simulation.meters import counted_before
 from kilowatch.simulation.model import Definition, KnownState, Part, Site, SitePlace
 from kilowatch.simulation.plant import Channel, State
 from kilowatch.simulation.spans import Span, missing, union
-from kilowatch.simulation.timeline import GRID_MS, Wanted, followed, reach
+from kilowatch.simulation.timeline import GRID_MS, Told, Wanted, followed, reach
 
 T = TypeVar("T")
 
@@ -42,6 +42,9 @@ _AT_ONCE_MS = 60 * _DAY_MS
 
 _TOLD_AS_NEW_MS = _DAY_MS
 """How much of what was missed while nothing ran is told as new once it runs again."""
+
+_SETTING_UP_MS = 3_600_000
+"""After the first reading of a site was made: what is entered by then belongs to its past too, but to what was told."""
 
 
 class Readings(Protocol):
@@ -262,9 +265,9 @@ class Simulation:
             store.put_site(connection, site_id, before, after)
             store.forget_states(connection, site_id, after=_changed_from(before, after))
             counted = {state.device_id for state in store.states(connection, site_id)}
-            now_ms = to_ms(self._clock()) // GRID_MS * GRID_MS
-            new = [part for part in after.parts if part.device_id not in counted]
-            store.add_states(connection, site_id, [_first_state(part, max(part.begins, now_ms)) for part in new])
+            new = {part.device_id: part for part in reversed(after.parts) if part.device_id not in counted}
+            now_ms = to_ms(self._clock())
+            store.add_states(connection, site_id, [_first_state(part, now_ms) for part in new.values()])
 
     def _followed(self, connection: Connection, site_id: int, devices: Sequence[SimulatedDevice], site: Site) -> Site:
         if not devices and not site.parts:
@@ -273,17 +276,25 @@ class Simulation:
         if position is None:
             return site
         wanted = [_wanted(device) for device in devices]
-        return followed(site_id, site, wanted, SitePlace(0, *position), self._told(devices))
+        return followed(site_id, site, wanted, SitePlace(0, *position), self._told(connection, devices))
 
-    def _told(self, devices: Sequence[SimulatedDevice]) -> dict[int, int]:
-        """Until when there are readings of each device, whether made or sent."""
+    def _told(self, connection: Connection, devices: Sequence[SimulatedDevice]) -> Told:
         ids = [metric.id for device in devices for metric in device.metrics]
         newest = dict(zip(ids, self._readings.latest(np.array(ids, np.uint32))["ts"].tolist(), strict=True))
-        told = {}
-        for device in devices:
-            last = max((newest[metric.id] for metric in device.metrics), default=-1)
-            told[device.id] = 0 if last < 0 else last + device.interval_s * 1000
-        return told
+        spans = store.spans(connection, ids)
+        own = {
+            device.id: max((newest[metric.id] + device.interval_s * 1000 for metric in device.metrics), default=0)
+            for device in devices
+            if any(newest[metric.id] >= 0 for metric in device.metrics)
+        }
+        made = {
+            device.id: max(own.get(device.id, 0), *(spans[metric.id][-1][1] for metric in some))
+            for device in devices
+            if (some := [metric for metric in device.metrics if spans[metric.id]])
+        }
+        since = min((made_of[0][0] for made_of in spans.values() if made_of), default=0)
+        is_being_set_up = since > to_ms(self._clock()) - _SETTING_UP_MS
+        return Told(since if is_being_set_up else 0, made, own)
 
 
 class _Portion:
@@ -387,7 +398,10 @@ def _wanted(device: SimulatedDevice) -> Wanted:
     return Wanted(device.id, max(start, 0), Definition(device.kind, device.properties, device.interval_s))
 
 
-def _first_state(part: Part, at: int) -> KnownState:
+def _first_state(part: Part, now_ms: int) -> KnownState:
+    """What the counters of a device that begins with this part show now; 0 if it begins later."""
+    interval_ms = part.interval_s * 1000
+    at = max(part.begins, now_ms // interval_ms * interval_ms)
     counted = counted_before(part.kind, part.properties, (at - part.begins) / 1000)
     return KnownState(part.device_id, at, dict(counted), is_first=True)
 

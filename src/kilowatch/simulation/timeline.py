@@ -46,100 +46,137 @@ class Segment:
     place: SitePlace
 
 
-def followed(site_id: int, site: Site, wanted: Sequence[Wanted], place: SitePlace, told: Mapping[int, int]) -> Site:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Which readings of a site's simulated devices are told, and so stay as they are. Times are ms since 1970.
+
+    `made` has until when readings of each device were made, `own` until when it has readings of any source. While a
+    site is being set up only the newest were told: `since` is from when on. Later it is 0: all before counts as told.
+    """
+
+    since: int
+    made: Mapping[int, int]
+    own: Mapping[int, int]
+
+
+def followed(site_id: int, site: Site, wanted: Sequence[Wanted], place: SitePlace, told: Told) -> Site:
     """The site once it is as the catalogue wants it: what is there, changed, and what is new.
 
-    What was told is not changed: another definition of a device holds from where its readings end, a device joins the
-    site's balance from where the readings end of all those that it would change, and a site moves when all end.
+    What was told is not changed: there a device stays what it was, and what joins a site's balance is not yet in it.
 
     Args:
         place: where the site is now.
-        told: for each device until when there are readings of it, in ms since 1970; 0 for none.
     """
     follower = _Follower(site_id, site.parts, wanted, told)
-    parts = sorted(follower.parts(), key=lambda part: (part.id is None, part.id or 0))
-    return Site(tuple(parts), _places(site.places, place, _up(max(told.values(), default=0), follower.step_ms)))
+    parts = sorted(follower.parts(), key=lambda part: (part.id is None, part.id or 0, part.begins, part.device_id))
+    return Site(tuple(parts), _places(site.places, place, told, follower.step_ms))
 
 
-def _places(places: Sequence[SitePlace], now: SitePlace, at: int) -> tuple[SitePlace, ...]:
+def _places(places: Sequence[SitePlace], now: SitePlace, told: Told, step_ms: int) -> tuple[SitePlace, ...]:
     if places and msgspec.structs.replace(places[-1], begins=0) == now:
         return tuple(places)
-    stay = [place for place in places if place.begins < at]
-    return (*stay, msgspec.structs.replace(now, begins=at if stay else 0))
+    until = _up(max(told.made.values(), default=0), step_ms)
+    if not until:
+        return (now,)
+    first = () if not told.since else (now, msgspec.structs.replace(places[-1], begins=told.since))
+    stay = places if not told.since else ()
+    return (*first, *stay, msgspec.structs.replace(now, begins=until))
 
 
 class _Follower:
     """Goes through the devices of one site."""
 
-    def __init__(self, site_id: int, parts: Sequence[Part], wanted: Sequence[Wanted], told: Mapping[int, int]) -> None:
-        self._site_id, self._parts, self._wanted, self._told = site_id, parts, wanted, told
+    def __init__(self, site_id: int, parts: Sequence[Part], wanted: Sequence[Wanted], told: Told) -> None:
+        self._site_id, self._wanted, self._told = site_id, wanted, told
+        self._parts: dict[int, list[Part]] = {}
+        for part in parts:
+            self._parts.setdefault(part.device_id, []).append(part)
         self._kinds = {part.device_id: part.kind for part in parts}
         intervals = [part.interval_s for part in parts] + [one.definition.interval_s for one in wanted]
         self.step_ms = max(intervals, default=60) * 1000
 
     def parts(self) -> Iterator[Part]:
-        yield from (part for part in self._parts if part.ends is not None)
-        here = {part.device_id: part for part in self._parts if part.ends is None}
-        for one in self._wanted:
-            part = here.pop(one.device_id, None)
-            if part is None:
-                yield self._new(one)
-            elif part.definition != one.definition:
-                yield from self._changed(part, one)
+        wanted = {one.device_id: one for one in self._wanted}
+        for device_id in wanted.keys() | self._parts.keys():
+            parts = self._parts.get(device_id, [])
+            open_part = next((part for part in parts if part.ends is None), None)
+            one = wanted.get(device_id)
+            if one is None:
+                until = self._told_until(device_id, *(part.kind for part in parts if part is open_part))
+                yield from parts if open_part is None else self._kept(parts, until)
+            elif open_part is None:
+                yield from parts
+                yield from self._new(one, self._told_until(device_id, one.definition.kind))
+            elif open_part.definition != one.definition:
+                until = self._told_until(device_id, open_part.kind, one.definition.kind)
+                yield from self._kept(parts, until)
+                yield from self._changed(one, parts, until)
             else:
-                yield self._restarted(part, one.start)
-        for part in here.values():
-            at = self._free_from(part.device_id, part.kind)
-            if at > part.begins:
-                yield msgspec.structs.replace(part, ends=at)
+                yield from self._restarted(parts, open_part, one)
 
-    def _new(self, one: Wanted, *, part_id: int | None = None) -> Part:
-        """It begins when it is said to, or behind what was measured of it."""
+    def _kept(self, parts: Sequence[Part], until: int) -> Iterator[Part]:
+        """What stays of a device that is another now, or gone: what was told of it."""
+        for part in parts:
+            begins = max(part.begins, self._told.since)
+            ends = until if part.ends is None else min(part.ends, until)
+            if begins < ends:
+                yield msgspec.structs.replace(part, begins=begins, joins=max(part.joins, begins), ends=ends)
+
+    def _new(self, one: Wanted, until: int) -> Iterator[Part]:
+        """It begins when it is said to, or behind what was measured of it; what was told it only sees."""
         begins = max(_up(one.start, GRID_MS), self._own(one.device_id))
-        joins = max(begins, self._others(one.device_id, one.definition.kind))
-        return self._part(one, begins=begins, joins=joins, part_id=part_id)
+        if begins < min(self._told.since, until):
+            yield self._part(one, begins=begins, joins=begins, ends=self._told.since)
+            begins = self._told.since
+        yield self._part(one, begins=begins, joins=max(begins, until))
 
-    def _changed(self, part: Part, one: Wanted) -> Iterator[Part]:
-        at = self._free_from(one.device_id, part.kind, one.definition.kind)
-        if at <= part.begins:
-            yield self._new(one, part_id=part.id)
-        else:
-            yield msgspec.structs.replace(part, ends=at)
-            yield self._part(one, begins=at, joins=max(at, part.joins))
+    def _changed(self, one: Wanted, parts: Sequence[Part], until: int) -> Iterator[Part]:
+        """The device as it is now, before and after what was told of it."""
+        first = min(part.begins for part in parts)
+        if first >= until:
+            yield from self._new(one, until)
+            return
+        if first < self._told.since:
+            yield self._part(one, begins=first, joins=first, ends=self._told.since)
+        joins = max(part.joins for part in parts)
+        yield self._part(one, begins=until, joins=max(until, joins))
 
-    def _restarted(self, part: Part, start: int) -> Part:
-        """A part that is said to begin at another time: always earlier, later only if nothing of it was told."""
-        if start == part.start:
-            return part
-        begins = _up(start, GRID_MS)
-        was_on_time = part.begins == _up(part.start, GRID_MS)
-        if was_on_time and (begins < part.begins or not self._own(part.device_id)):
-            joins = begins if self._others(part.device_id, part.kind) <= begins else max(part.joins, begins)
-            return msgspec.structs.replace(part, start=start, begins=begins, joins=joins)
-        return msgspec.structs.replace(part, start=start)
+    def _restarted(self, parts: Sequence[Part], open_part: Part, one: Wanted) -> Iterator[Part]:
+        """A device that is said to begin at another time: always earlier, later only if nothing of it was told."""
+        if one.start == open_part.start:
+            yield from parts
+            return
+        begins, first = _up(one.start, GRID_MS), min(parts, key=lambda part: part.begins)
+        was_on_time = first.begins == _up(open_part.start, GRID_MS)
+        if not was_on_time or (begins > first.begins and self._own(one.device_id)):
+            begins = first.begins
+        until = self._told_until(one.device_id, open_part.kind)
+        for part in parts:
+            changes: dict[str, int] = {"start": one.start}
+            if part is first:
+                is_free = until <= begins or begins < self._told.since
+                changes |= {"begins": begins, "joins": begins if is_free else max(part.joins, begins)}
+            yield msgspec.structs.replace(part, **changes)
 
-    def _part(self, wanted: Wanted, *, begins: int, joins: int, part_id: int | None = None) -> Part:
+    def _part(self, wanted: Wanted, *, begins: int, joins: int, ends: int | None = None) -> Part:
         return Part(
             **msgspec.structs.asdict(wanted.definition),
-            id=part_id,
             site_id=self._site_id,
             device_id=wanted.device_id,
             start=wanted.start,
             begins=begins,
             joins=joins,
+            ends=ends,
         )
 
-    def _free_from(self, device_id: int, *kinds: str) -> int:
-        """From when on it may be another, or gone."""
-        return max(self._own(device_id), *(self._others(device_id, kind) for kind in kinds))
+    def _told_until(self, device_id: int, *kinds: str) -> int:
+        """Until when readings are told of a device, or of others that one of these kinds would change."""
+        affected = {kind for one in kinds for kind in _AFFECTED[one]}
+        others = (other for other, kind in self._kinds.items() if kind in affected or other == device_id)
+        return _up(max((self._told.made.get(other, 0) for other in others), default=0), self.step_ms)
 
     def _own(self, device_id: int) -> int:
-        return _up(self._told.get(device_id, 0), self.step_ms)
-
-    def _others(self, device_id: int, kind: str) -> int:
-        """Until when readings of others are told that one of this kind, coming or going, would change."""
-        affected = (other for other, its in self._kinds.items() if its in _AFFECTED[kind] and other != device_id)
-        return _up(max((self._told.get(other, 0) for other in affected), default=0), self.step_ms)
+        return _up(self._told.own.get(device_id, 0), self.step_ms)
 
 
 def active(parts: Sequence[Part], instant: int) -> list[Part]:
