@@ -243,6 +243,15 @@ class _Site:
         return charging.charging_w(charger, self.time)
 
     def _heating(self, device: SimulatedDevice) -> heating.Operation:
+        if device.id not in self._operations:
+            self._operations[device.id] = self._new_operation(device)
+        return self._operations[device.id]
+
+    @cached_property
+    def _operations(self) -> dict[int, heating.Operation]:
+        return {}
+
+    def _new_operation(self, device: SimulatedDevice) -> heating.Operation:
         pump = heating.HeatPump(
             _setting(device, "rated_kw"), _setting(device, "coefficient_of_performance"), device.seed
         )
