@@ -6,14 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilowatch.simulation import noise
-from kilowatch.simulation.noise import Floats
-from tests.simulation.sites import instants
+from tests.simulation.sites import autocorrelation, instants
 
 YEAR = instants("2024-01-01", days=366)
-
-
-def autocorrelation(values: Floats, *, lag: int) -> float:
-    return float(np.corrcoef(values[:-lag], values[lag:])[0, 1])
 
 
 class TestUniform:

@@ -9,8 +9,7 @@ from scipy import stats
 from kilowatch.simulation.noise import Floats
 from kilowatch.simulation.place import Place
 from kilowatch.simulation.sky import Weather, mean_wind_10m
-from tests.simulation.sites import ESBJERG, MELBOURNE, MUNICH, SUVA, TROMSO, instants
-from tests.simulation.test_noise import autocorrelation
+from tests.simulation.sites import ESBJERG, MELBOURNE, MUNICH, SUVA, TROMSO, autocorrelation, instants
 
 PLACES = [
     MUNICH,
