@@ -61,3 +61,7 @@ def instants(begin: str, *, days: float, step_s: int = 300) -> Ints:
 
 def watts(kilowatts: Floats) -> Ints:
     return np.rint(kilowatts * 1000).astype(np.int64)
+
+
+def autocorrelation(values: Floats, *, lag: int) -> float:
+    return float(np.corrcoef(values[:-lag], values[lag:])[0, 1])

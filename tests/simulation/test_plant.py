@@ -3,6 +3,7 @@
 import itertools
 import json
 from typing import Any
+from zoneinfo import available_timezones
 
 import numpy as np
 import pytest
@@ -247,6 +248,93 @@ class TestSpectators:
         looking = run([*devices, a_device("pv_array", counts=False, **extra)], "2025-06-01", days=2)
         joined = run([*devices, a_device("pv_array", **extra)], "2025-06-01", days=2)
         assert np.array_equal(looking[50, "power"], joined[50, "power"])
+
+
+sizes = st.floats(-9, 9).map(lambda exponent: 10**exponent)
+unknown = st.none()
+any_properties: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "battery": st.fixed_dictionaries({
+        "capacity_kwh": unknown | sizes,
+        "max_charge_kw": unknown | sizes,
+        "max_discharge_kw": unknown | sizes,
+        "round_trip_efficiency": st.floats(1e-9, 1),
+    }),
+    "inverter": st.fixed_dictionaries({"rated_kw": unknown | sizes, "efficiency": st.floats(1e-9, 1)}),
+    "pv_array": st.fixed_dictionaries({
+        "peak_kw": unknown | sizes, "tilt_deg": st.floats(0, 90), "azimuth_deg": st.floats(0, 360, exclude_max=True)
+    }),
+    "wind_turbine": st.builds(
+        lambda rated_kw, height, speeds: {
+            "rated_kw": rated_kw, "hub_height_m": height,
+            **dict(zip(("cut_in_ms", "rated_ms", "cut_out_ms"), sorted(speeds), strict=True)),
+        },
+        unknown | sizes, sizes, st.sets(st.floats(0.01, 1000), min_size=3, max_size=3),
+    ),
+    "grid_meter": st.fixed_dictionaries({"connection_kw": unknown | sizes}),
+    "load_meter": st.fixed_dictionaries({
+        "profile": st.sampled_from(["household", "commercial"]), "annual_kwh": sizes
+    }),
+    "ev_charger": st.fixed_dictionaries({"max_charge_kw": sizes, "connectors": st.sampled_from([1, 3, 100])}),
+    "heat_pump": st.fixed_dictionaries({
+        "rated_kw": unknown | sizes, "coefficient_of_performance": st.floats(1, 10, exclude_min=True)
+    }),
+    "weather_station": st.fixed_dictionaries({"height_m": sizes}),
+    "generic": st.just({"colour": "red"}),
+}  # fmt: skip
+
+
+@st.composite
+def any_site(draw: st.DrawFn) -> list[SimulatedDevice]:
+    """Up to ten devices, as the catalogue admits them, anywhere on earth."""
+    place = Place(
+        draw(st.integers(0, 2**63)),
+        draw(st.floats(-90, 90)),
+        draw(st.floats(-180, 180)),
+        draw(st.sampled_from(sorted(available_timezones()))),
+        draw(st.sampled_from([None, "DE", "US", "AU", "XX"])),
+    )
+    kinds = draw(st.lists(st.sampled_from(sorted(any_properties)), min_size=1, max_size=10))
+    return [
+        SimulatedDevice(
+            number, kind, draw(any_properties[kind]), draw(st.integers(0, 2**63)), place, draw(st.booleans())
+        )
+        for number, kind in enumerate(kinds, start=1)
+    ]
+
+
+class TestAnySite:
+    """What holds for the sites above holds for all that can be made."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        devices=any_site(),
+        step_s=st.sampled_from([60, 300, 900]),
+        first_day=st.integers(-20_000, 20_000),
+        length=st.integers(2, 300),
+        share=st.floats(0, 1),
+    )
+    def test_keeps_the_laws(
+        self, devices: list[SimulatedDevice], step_s: int, first_day: int, length: int, share: float
+    ) -> None:
+        for one in devices:
+            CATALOGUE[one.kind].properties.model_validate(one.properties)
+        step_ms = step_s * 1000
+        begin = first_day * DAY_MS
+        cut, end = begin + int(share * length) * step_ms, begin + length * step_ms
+        values, state = simulate(devices, begin_ms=begin, end_ms=end, step_s=step_s, state={})
+        first, between = simulate(devices, begin_ms=begin, end_ms=cut, step_s=step_s, state={})
+        second, after = simulate(
+            devices, begin_ms=cut, end_ms=end, step_s=step_s, state=json.loads(json.dumps(between))
+        )
+        among_themselves, _ = simulate(
+            [one for one in devices if one.counts], begin_ms=begin, end_ms=end, step_s=step_s, state={}
+        )
+        assert after == state
+        assert all(np.isfinite(each).all() for each in values.values())
+        for channel, whole in values.items():
+            assert np.array_equal(np.concatenate([first[channel], second[channel]]), whole)
+        for channel, alone in among_themselves.items():
+            assert np.array_equal(alone, values[channel])
 
 
 class TestExtremes:

@@ -112,7 +112,8 @@ def _change_between(early_s: int, late_s: int, timezone: str) -> int:
 
 @lru_cache(maxsize=20_000)
 def _offset(second: int, timezone: str) -> int:
-    offset = datetime.fromtimestamp(second, tz=UTC).astimezone(ZoneInfo(timezone)).utcoffset()
+    # not fromtimestamp(), which some systems refuse before 1970
+    offset = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second)).astimezone(ZoneInfo(timezone)).utcoffset()
     return int(offset.total_seconds()) if offset is not None else 0
 
 

@@ -91,21 +91,22 @@ APPLIANCES = (
     Appliance("computer", (0.4, 0.3), 9.6, 1.2, ((130, 250),)),
     Appliance("vacuum cleaner", (0.1, 0.4), 11.0, 2.0, ((850, 20),)),
 )
-STANDBY_W = 55
-FRIDGE_W, FRIDGE_PERIOD_S, FRIDGE_SHARE = 95, 2_887, 0.4
+STANDBY_W = 75
+# The period is no multiple of a step, so that samples meet each part of it equally often.
+FRIDGE_W, FRIDGE_PERIOD_S, FRIDGE_SHARE = 105, 2_887, 0.45
 # Lights, screens and other small things, by the hour of the day, in W.
 _SMALL_THINGS_W: Hourly = {
     WORKDAY: (
-        40, 35, 35, 35, 40, 70, 150, 190, 140, 100, 90, 100,
-        120, 110, 95, 100, 140, 220, 280, 310, 300, 250, 160, 80,
+        50, 45, 45, 45, 50, 90, 190, 240, 175, 125, 110, 125,
+        150, 140, 120, 125, 175, 275, 350, 390, 375, 310, 200, 100,
     ),
     SATURDAY: (
-        70, 50, 40, 35, 35, 40, 70, 120, 170, 180, 170, 170,
-        180, 170, 160, 160, 180, 230, 280, 310, 300, 260, 200, 120,
+        90, 60, 50, 45, 45, 50, 90, 150, 210, 225, 210, 210,
+        225, 210, 200, 200, 225, 290, 350, 390, 375, 325, 250, 150,
     ),
     SUNDAY: (
-        80, 60, 45, 35, 35, 40, 60, 100, 160, 190, 190, 190,
-        200, 180, 160, 160, 180, 230, 280, 310, 290, 230, 150, 80,
+        100, 75, 55, 45, 45, 50, 75, 125, 200, 240, 240, 240,
+        250, 225, 200, 200, 225, 290, 350, 390, 360, 290, 190, 100,
     ),
 }  # fmt: skip
 
@@ -185,7 +186,7 @@ _BUSINESS_SHARE: Hourly = {
     ),
 }  # fmt: skip
 _BUSINESS_W = 60_000
-COMPRESSORS, COMPRESSOR_W, COMPRESSOR_PERIOD_S = 5, 7_000, 967
+COMPRESSORS, COMPRESSOR_W, COMPRESSOR_PERIOD_S = 10, 3_000, 967
 
 
 def _business(load: Load) -> Habits:

@@ -15,8 +15,6 @@ _CONTINENTAL_EUROPE = frozenset(
     ("AT", "BE", "BG", "CH", "CZ", "DE", "DK", "ES", "FR", "GR", "HR", "HU", "IT", "LU", "NL", "PL", "PT", "RO", "RS",
      "SI", "SK", "TR", "UA")
 )  # fmt: skip
-DEFAULT_CONNECTION_KW = 17.0
-"""Three phases of 25 A."""
 
 
 def nominal_voltage(country: str | None) -> float:

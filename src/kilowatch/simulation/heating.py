@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kilowatch.simulation.almanac import LocalTime
-from kilowatch.simulation.noise import Floats, Ints, derive, normal, uniform
+from kilowatch.simulation.noise import Floats, Ints, derive, normal, smooth, uniform
 from kilowatch.simulation.runs import Runs, power_w_at, whole
 from kilowatch.simulation.sky import Weather, climate
 
@@ -80,8 +80,9 @@ def _wanted_share(pump: HeatPump, outdoor_c: Floats, *, design_c: float) -> Floa
 
 
 def _cycle(pump: HeatPump, time: LocalTime) -> Floats:
-    """How far each instant is in the pump's on-off cycle, from 0 to 1."""
-    return (time.seconds + derive(pump.seed, "cycle") % _CYCLE_S) % _CYCLE_S / _CYCLE_S
+    """How far each instant is in the pump's on-off cycle, from 0 to 1; a cycle takes half an hour to an hour."""
+    wander_s = _CYCLE_S * smooth(derive(pump.seed, "cycle"), time.seconds, period_s=4 * 3600)
+    return (time.seconds + wander_s) % _CYCLE_S / _CYCLE_S
 
 
 def _hot_water(pump: HeatPump, time: LocalTime) -> Runs:

@@ -6,96 +6,30 @@ balance of a site and the integrals of its powers are exact; they are reported i
 A device that counts takes part in its site's balance. A spectator sees that balance, but nobody notices it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from kilowatch.simulation import charging, consumption, grid, heating, photovoltaics, storage, turbine
 from kilowatch.simulation.almanac import LocalTime
-from kilowatch.simulation.noise import Floats, Ints, derive
+from kilowatch.simulation.devices import CHANNELS, DEFAULTS, Channel, SimulatedDevice, setting
+from kilowatch.simulation.noise import Floats, Ints
 from kilowatch.simulation.place import Place
+from kilowatch.simulation.roofs import Roofs
 from kilowatch.simulation.sky import Weather
 
-__all__ = ["CHANNELS", "Channel", "Place", "SimulatedDevice", "State", "simulate"]
+__all__ = ["CHANNELS", "Channel", "Place", "SimulatedDevice", "State", "clear_sky_power_kw", "simulate"]
 
 STEPS_S = (60, 300, 900)
 _KWH_WS = 3.6e6
+_BATTERY_ROOM_C = 20.0
 
 State = dict[str, Any]
 """JSON-able: what each device carries on, keyed by the text of its number."""
 Samples = dict[tuple[int, str], Floats]
 """Values by device number and channel key."""
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedDevice:
-    """`properties` are those of its kind in the catalogue; what is `None` or left out is chosen by `DEFAULTS`."""
-
-    id: int
-    kind: str
-    properties: Mapping[str, Any]
-    seed: int
-    place: Place
-    counts: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """What a kind of device can measure."""
-
-    key: str
-    quantity: str
-    unit: str
-    behaviour: Literal["gauge", "counter"] = "gauge"
-
-
-_POWER = Channel("power", "power", "kW")
-_ENERGY = Channel("energy", "energy", "kWh", "counter")
-_TEMPERATURE = Channel("temperature", "temperature", "°C")
-_WIND = Channel("wind_speed", "wind_speed", "m/s")
-
-CHANNELS: dict[str, tuple[Channel, ...]] = {
-    "battery": (
-        _POWER,
-        Channel("state_of_charge", "state_of_charge", "%"),
-        _TEMPERATURE,
-        Channel("energy_charged", "energy", "kWh", "counter"),
-        Channel("energy_discharged", "energy", "kWh", "counter"),
-    ),
-    "inverter": (_POWER, _ENERGY, _TEMPERATURE),
-    "pv_array": (_POWER, _ENERGY),
-    "wind_turbine": (_POWER, _WIND, _ENERGY),
-    "grid_meter": (
-        _POWER,
-        Channel("energy_imported", "energy", "kWh", "counter"),
-        Channel("energy_exported", "energy", "kWh", "counter"),
-        Channel("voltage", "voltage", "V"),
-        Channel("frequency", "frequency", "Hz"),
-    ),
-    "load_meter": (_POWER, _ENERGY),
-    "ev_charger": (_POWER, _ENERGY),
-    "heat_pump": (_POWER, _ENERGY, Channel("flow_temperature", "temperature", "°C")),
-    "weather_station": (Channel("irradiance", "irradiance", "W/m²"), _TEMPERATURE, _WIND),
-    "generic": (),
-}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "battery": {"capacity_kwh": 10.0, "round_trip_efficiency": 0.9},  # its power: half its capacity in an hour
-    "inverter": {"efficiency": 0.97},  # its rating: what the arrays' peak power asks for, shared
-    "pv_array": {"peak_kw": 5.0, "tilt_deg": 30.0, "azimuth_deg": 180.0},
-    "wind_turbine": {"rated_kw": 2000.0, "hub_height_m": 80.0, "cut_in_ms": 3.0, "rated_ms": 12.0, "cut_out_ms": 25.0},
-    "grid_meter": {"connection_kw": grid.DEFAULT_CONNECTION_KW},
-    "load_meter": {"profile": "household", "annual_kwh": 3500.0},
-    "ev_charger": {"max_charge_kw": 11.0, "connectors": 1},
-    "heat_pump": {"rated_kw": 3.0, "coefficient_of_performance": 3.5},
-    "weather_station": {"height_m": 10.0},
-}
-"""Of what a device's properties don't say."""
-DEFAULT_INVERTER_KW = 5.0
-_BATTERY_ROOM_C = 20.0
 
 
 def simulate(
@@ -121,11 +55,7 @@ def simulate(
 
 def clear_sky_power_kw(devices: Sequence[SimulatedDevice], array: SimulatedDevice, seconds: Ints) -> Floats:
     """The most that a PV array can give at each instant: without a cloud, and with the inverters for itself."""
-    site = _Site(devices, seconds, STEPS_S[0], {})
-    weather = site.weather
-    clear = photovoltaics.clear_dc_power_w(site.array_of(array), weather) * site.inverter_efficiency
-    limit = site.inverter_limit_w if site.inverters else _peak_w(array)
-    return photovoltaics.at_all_instants(np.minimum(clear, limit).astype(np.int64), weather) / 1000
+    return _Site(devices, seconds, STEPS_S[0], {}).roofs.clear_sky_bound_w(array) / 1000
 
 
 def _check(devices: Sequence[SimulatedDevice], begin_ms: int, end_ms: int, step_s: int) -> None:
@@ -135,15 +65,6 @@ def _check(devices: Sequence[SimulatedDevice], begin_ms: int, end_ms: int, step_
         raise ValueError(f"begin_ms {begin_ms} and end_ms {end_ms} must be multiples of the step of {step_s} s")
     if len({one.place for one in devices}) > 1:
         raise ValueError("devices: all of them must be at one place")
-
-
-def _setting(device: SimulatedDevice, name: str) -> Any:
-    given = device.properties.get(name)
-    return DEFAULTS[device.kind][name] if given is None else given
-
-
-def _peak_w(array: SimulatedDevice) -> float:
-    return float(_setting(array, "peak_kw")) * 1000
 
 
 class _Site:
@@ -189,7 +110,7 @@ class _Site:
     def before_storage_w(self) -> Ints:
         """What the site lacks (negative: has left over) before its batteries do anything."""
         used = self._sum(self.source_w(one) for one in self._counting("load_meter", "ev_charger", "heat_pump"))
-        return used - self._sum(self.source_w(one) for one in self._counting("wind_turbine")) - self.pv_w
+        return used - self._sum(self.source_w(one) for one in self._counting("wind_turbine")) - self.roofs.power_w
 
     @cached_property
     def dispatches(self) -> dict[int, storage.Dispatch]:
@@ -231,21 +152,28 @@ class _Site:
 
     def _load_w(self, device: SimulatedDevice) -> Ints:
         load = consumption.Load(
-            _setting(device, "profile"), _setting(device, "annual_kwh"), self.place.latitude, device.seed
+            setting(device, "profile"), setting(device, "annual_kwh"), self.place.latitude, device.seed
         )
         return consumption.load_w(load, self.time)
 
     def _charging_w(self, device: SimulatedDevice) -> Ints:
-        at_a_shop = any(_setting(one, "profile") == "commercial" for one in self._counting("load_meter"))
+        at_a_shop = any(setting(one, "profile") == "commercial" for one in self._counting("load_meter"))
         charger = charging.Charger(
-            _setting(device, "max_charge_kw"), _setting(device, "connectors"), device.seed, at_a_shop
+            setting(device, "max_charge_kw"), setting(device, "connectors"), device.seed, at_a_shop
         )
         return charging.charging_w(charger, self.time)
 
     def _heating(self, device: SimulatedDevice) -> heating.Operation:
-        pump = heating.HeatPump(
-            _setting(device, "rated_kw"), _setting(device, "coefficient_of_performance"), device.seed
-        )
+        if device.id not in self._operations:
+            self._operations[device.id] = self._new_operation(device)
+        return self._operations[device.id]
+
+    @cached_property
+    def _operations(self) -> dict[int, heating.Operation]:
+        return {}
+
+    def _new_operation(self, device: SimulatedDevice) -> heating.Operation:
+        pump = heating.HeatPump(setting(device, "rated_kw"), setting(device, "coefficient_of_performance"), device.seed)
         return heating.operation(pump, self.weather, self.time)
 
     def _load_meter(self, device: SimulatedDevice) -> Samples:
@@ -262,109 +190,22 @@ class _Site:
     # ------------------------------------------------------------ sun
 
     @cached_property
-    def inverters(self) -> list[SimulatedDevice]:
-        return self._counting("inverter")
-
-    @cached_property
-    def _arrays(self) -> list[SimulatedDevice]:
-        """That count. An inverter at a site without an array has one of its own behind it."""
-        return self._counting("pv_array") or [self._roof_behind(one) for one in self.inverters]
-
-    def _roof_behind(self, inverter: SimulatedDevice) -> SimulatedDevice:
-        toward_equator = 180.0 if self.place.latitude >= 0 else 0.0
-        rated_kw = inverter.properties.get("rated_kw") or DEFAULT_INVERTER_KW
-        properties = {"peak_kw": rated_kw, "tilt_deg": 30.0, "azimuth_deg": toward_equator}
-        return SimulatedDevice(-inverter.id, "pv_array", properties, derive(inverter.seed, "roof"), self.place)
-
-    def rating_kw(self, inverter: SimulatedDevice) -> float:
-        """As given, or else its share of the arrays' peak power."""
-        given = inverter.properties.get("rated_kw")
-        if given is not None:
-            return float(given)
-        peak_kw = sum(_peak_w(one) for one in self._counting("pv_array")) / 1000
-        others = [one for one in self.inverters if one.id != inverter.id]
-        return peak_kw / (len(others) + 1) if peak_kw else DEFAULT_INVERTER_KW
-
-    @cached_property
-    def inverter_limit_w(self) -> float:
-        return sum(self.rating_kw(one) for one in self.inverters) * 1000
-
-    @cached_property
-    def inverter_efficiency(self) -> float:
-        """Of all inverters that count, by rating."""
-        if not self.inverters:
-            return float(DEFAULTS["inverter"]["efficiency"])
-        ratings = [self.rating_kw(one) for one in self.inverters]
-        parts = (rating * _setting(one, "efficiency") for rating, one in zip(ratings, self.inverters, strict=True))
-        return float(sum(parts) / sum(ratings))
-
-    def array_of(self, device: SimulatedDevice) -> photovoltaics.Array:
-        return photovoltaics.Array.with_own_losses(
-            device.seed,
-            peak_kw=_setting(device, "peak_kw"),
-            tilt_deg=_setting(device, "tilt_deg"),
-            azimuth_deg=_setting(device, "azimuth_deg"),
-        )
-
-    def _before_clipping_w(self, device: SimulatedDevice) -> Floats:
-        """At daylight instants, on the AC side; not over the array's own peak power where it has no inverter."""
-        power = photovoltaics.dc_power_w(self.array_of(device), self.weather) * self.inverter_efficiency
-        return power if self.inverters else np.minimum(power, _peak_w(device))
-
-    @cached_property
-    def _unclipped(self) -> list[Floats]:
-        return [self._before_clipping_w(one) for one in self._arrays]
-
-    def _clipped(self, arrays: list[Floats]) -> list[Ints]:
-        limit_w = self.inverter_limit_w if self.inverters else np.inf
-        clipped = photovoltaics.clipped_together_w(arrays, limit_w=limit_w)
-        return [photovoltaics.at_all_instants(each, self.weather) for each in clipped]
-
-    @cached_property
-    def _array_powers(self) -> dict[int, Ints]:
-        """Of the arrays that count."""
-        clipped = self._clipped(self._unclipped)
-        return {one.id: power for one, power in zip(self._arrays, clipped, strict=True)}
-
-    @cached_property
-    def pv_w(self) -> Ints:
-        return self._sum(self._array_powers.values()) if self._arrays else self._sum(())
-
-    def _array_w(self, device: SimulatedDevice) -> Ints:
-        if device.counts:
-            return self._array_powers[device.id]
-        # a spectator: as if it had joined those that count
-        return self._clipped([*self._unclipped, self._before_clipping_w(device)])[-1]
+    def roofs(self) -> Roofs:
+        return Roofs(self.devices, self.weather)
 
     def _pv_array(self, device: SimulatedDevice) -> Samples:
-        return self._power_and_energy(device, self._array_w(device))
-
-    @cached_property
-    def _inverter_powers(self) -> dict[int, Ints]:
-        ratings = [self.rating_kw(one) for one in self.inverters]
-        shares = photovoltaics.shared_by_rating(self.pv_w, ratings)
-        return {one.id: share for one, share in zip(self.inverters, shares, strict=True)}
-
-    def _inverter_w(self, device: SimulatedDevice) -> Ints:
-        if device.counts:
-            return self._inverter_powers[device.id]
-        if not self._arrays:
-            roof = self._before_clipping_w(self._roof_behind(device))
-            return photovoltaics.at_all_instants(roof.astype(np.int64), self.weather)
-        ratings = [self.rating_kw(device), *(self.rating_kw(one) for one in self.inverters)]
-        share = photovoltaics.shared_by_rating(self.pv_w, ratings)[0] if self.inverters else self.pv_w
-        return np.minimum(share, int(ratings[0] * 1000))
+        return self._power_and_energy(device, self.roofs.array_w(device))
 
     def _inverter(self, device: SimulatedDevice) -> Samples:
-        power = self._inverter_w(device)
-        target = photovoltaics.inverter_target_c(power, self.weather, rated_kw=self.rating_kw(device))
+        power = self.roofs.inverter_w(device)
+        target = photovoltaics.inverter_target_c(power, self.weather, rated_kw=self.roofs.rating_kw(device))
         warmth = np.round(self._lagging(device, "temperature", target, minutes=20), 1)
         return {**self._power_and_energy(device, power), (device.id, "temperature"): warmth}
 
     # ------------------------------------------------------------ wind
 
     def _turbine_of(self, device: SimulatedDevice) -> turbine.Turbine:
-        return turbine.Turbine(*(float(_setting(device, name)) for name in DEFAULTS["wind_turbine"]))
+        return turbine.Turbine(*(float(setting(device, name)) for name in DEFAULTS["wind_turbine"]))
 
     def _wind_at(self, device: SimulatedDevice) -> Floats:
         return turbine.wind_at_hub(self._turbine_of(device), self.weather, seed=device.seed)
@@ -387,18 +228,18 @@ class _Site:
         return {
             (device.id, "irradiance"): irradiance,
             (device.id, "temperature"): self.weather.temperature_c,
-            (device.id, "wind_speed"): np.round(self.weather.wind_at(_setting(device, "height_m")), 2),
+            (device.id, "wind_speed"): np.round(self.weather.wind_at(setting(device, "height_m")), 2),
         }
 
     # ------------------------------------------------------------ storage and grid
 
     def _battery_of(self, device: SimulatedDevice) -> storage.Battery:
-        capacity_kwh = float(_setting(device, "capacity_kwh"))
+        capacity_kwh = float(setting(device, "capacity_kwh"))
         return storage.Battery(
             capacity_kwh,
             float(device.properties.get("max_charge_kw") or capacity_kwh / 2),
             float(device.properties.get("max_discharge_kw") or capacity_kwh / 2),
-            _setting(device, "round_trip_efficiency"),
+            setting(device, "round_trip_efficiency"),
         )
 
     def _dispatch(self, device: SimulatedDevice, missing_w: Ints) -> storage.Dispatch:
@@ -423,7 +264,7 @@ class _Site:
 
     def _grid_meter(self, device: SimulatedDevice) -> Samples:
         """Several meters at a site show the same balance, each of them the whole."""
-        balance, connection_kw = self.balance_w, _setting(device, "connection_kw")
+        balance, connection_kw = self.balance_w, setting(device, "connection_kw")
         voltage = grid.voltage_v(
             self.place, self.seconds, balance, seed=self.place.seed, connection_kw=float(connection_kw)
         )

@@ -144,7 +144,8 @@ class Weather:
         """A normal variable, whose spread over 1 gives clear and overcast days more often than half-covered ones."""
         amplitudes = {6 * DAY_S: 0.5, 60 * HOUR_S: 0.65, 18 * HOUR_S: 0.4, 5 * HOUR_S: 0.3}
         slow = octaves(derive(self._seed, "cloudiness"), self.seconds, amplitudes)
-        mean = 0.15 + 0.5 * (one_uniform(self._seed, "mean cloudiness") - 0.5)
+        mean = np.interp(abs(self.place.latitude), _LATITUDES, _CLOUDINESS)
+        mean += 0.4 * (one_uniform(self._seed, "mean cloudiness") - 0.5)
         return 1.6 * slow + mean - 0.25 * self._summer
 
     @cached_property
@@ -207,7 +208,7 @@ class Weather:
         declination = np.radians(23.45) * np.sin(2 * np.pi * (self._day_of_year - 80) / 365.2425)
         at_noon = np.maximum(np.cos(np.radians(self.place.latitude) - declination), 0)
         hour = 2 * np.pi * (self._solar_hour - 15) / 24
-        course = np.cos(hour) + 0.25 * np.cos(2 * hour)
+        course = np.cos(hour) + 0.25 * np.cos(2 * hour + np.radians(20))
         found: Floats = (1 + 5 * at_noon * (1 - 0.65 * self.cloud_cover)) * course
         return found
 
@@ -233,6 +234,9 @@ class Weather:
         return found
 
 
+# The dry belt of the subtropics, the cloudy one of the westerlies.
+_LATITUDES = (0, 15, 28, 38, 48, 58, 90)
+_CLOUDINESS = (-0.1, -0.5, -0.9, -0.45, 0.15, 0.35, 0.35)
 WEIBULL_SHAPE = 2.0
 SHEAR_EXPONENT = 1 / 7
 """Of the wind's rise with height, over open country."""

@@ -8,9 +8,9 @@ import numpy as np
 
 from kilowatch.simulation.noise import Floats, Ints
 
-MICRO = 1_000_000
-KWH = 3_600_000 * MICRO
-"""In millionths of a watt-second, the unit of stored energy: whole, so that no rounding ever adds up."""
+NANO = 1_000_000_000
+KWH = 3_600_000 * NANO
+"""In billionths of a watt-second, the unit of stored energy: whole, so that no rounding ever adds up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,18 @@ class Battery:
 
     @property
     def capacity(self) -> int:
-        """In millionths of a watt-second."""
+        """In billionths of a watt-second."""
         return max(round(self.capacity_kwh * KWH), 1)
 
     @property
     def stored_per_ws(self) -> int:
-        """Millionths of a watt-second that a watt-second of charging leaves in it."""
-        return round(math.sqrt(self.round_trip_efficiency) * MICRO)
+        """Billionths of a watt-second that a watt-second of charging leaves in it."""
+        return round(math.sqrt(self.round_trip_efficiency) * NANO)
 
     @property
     def drawn_per_ws(self) -> int:
-        """Millionths of a watt-second that a watt-second of discharging takes out of it."""
-        return round(MICRO / math.sqrt(self.round_trip_efficiency))
+        """Billionths of a watt-second that a watt-second of discharging takes out of it."""
+        return round(NANO / math.sqrt(self.round_trip_efficiency))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +82,5 @@ def _levels(changes: list[int], *, stored: int, capacity: int) -> list[int]:
 
 
 def number_type(*largest: int) -> Any:
-    """64 bits while they hold these (a battery of 1 GWh); beyond, Python's own whole numbers, which are slower."""
+    """64 bits while they hold these (a battery of 1 MWh); beyond, Python's own whole numbers, which are slower."""
     return np.int64 if max(largest) < 2**62 else object

@@ -29,7 +29,7 @@ def wind_at_hub(turbine: Turbine, weather: Weather, *, seed: int) -> Floats:
     """In m/s, to a hundredth: the site's wind at the hub's height, with the gusts and the wake of its spot."""
     gusts = octaves(derive(seed, "gusts"), weather.seconds, {4 * 60: 0.6, 12 * 60: 0.6, HOUR_S: 0.5, DAY_S: 0.3})
     spot = 1 - 0.05 * one_uniform(derive(seed, "spot"))
-    return np.round(weather.wind_at(turbine.hub_height_m) * spot * np.exp(0.07 * gusts), 2)
+    return np.round(weather.wind_at(turbine.hub_height_m) * spot * np.exp(0.05 * gusts), 2)
 
 
 def air_density(weather: Weather, *, height_m: float) -> Floats:
