@@ -63,5 +63,10 @@ def watts(kilowatts: Floats) -> Ints:
     return np.rint(kilowatts * 1000).astype(np.int64)
 
 
+def milliwatts(kilowatts: Floats) -> Ints:
+    """What a battery, and with it the grid connection, is rounded to where it meets its limit."""
+    return np.rint(kilowatts * 1e6).astype(np.int64)
+
+
 def autocorrelation(values: Floats, *, lag: int) -> float:
     return float(np.corrcoef(values[:-lag], values[lag:])[0, 1])

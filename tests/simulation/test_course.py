@@ -40,7 +40,9 @@ def a_home(**battery: Any) -> Site:
 
 def first_states(site: Site, at: int) -> list[KnownState]:
     return [
-        KnownState(one.device_id, max(at, one.begins), dict.fromkeys(ENERGY & _keys(one), "36000000000"), is_first=True)
+        KnownState(
+            one.device_id, max(at, one.begins), dict.fromkeys(ENERGY & _keys(one), "36000000000000"), is_first=True
+        )
         for one in site.parts
     ]
 

@@ -21,10 +21,10 @@ from tests.simulation.sites import (
     SUVA,
     TROMSO,
     a_device,
+    milliwatts,
     ms,
     one_of_each,
     run,
-    watts,
 )
 
 BEGIN = ms("2025-03-28T00:00")  # two days before clocks change in Europe
@@ -138,6 +138,9 @@ class TestWindow:
         assert not np.array_equal(one[1, "power"], other[1, "power"])
 
 
+BALANCING = ("battery", "grid_meter")
+
+
 class TestCounters:
     @pytest.mark.parametrize("step_s", [60, 900])
     def test_are_the_integral_of_power_from_their_first_sample_on(self, step_s: int) -> None:
@@ -152,18 +155,23 @@ class TestCounters:
                 "energy_discharged": lambda power: np.maximum(power, 0),
             }
             for key in parts.keys() & {channel.key for channel in CHANNELS[device.kind]}:
-                power_w = parts[key](watts(values[device.id, "power"]))
-                integral_ws = np.concatenate([[0], np.cumsum(power_w)[:-1]]) * step_s
+                power_mw = parts[key](milliwatts(values[device.id, "power"]))
+                integral = np.concatenate([[0], np.cumsum(power_mw)[:-1]]) * step_s
                 counter = values[device.id, key]
                 assert counter[0] == 0
-                assert np.array_equal(counter, integral_ws / 3.6e6)
+                assert np.array_equal(counter, integral / 3.6e9)
                 assert counter[-1] > 0
 
-    def test_powers_are_whole_watts(self) -> None:
-        values = run(one_of_each(), "2025-04-10", days=2)
-        for (_, key), power in values.items():
+    def test_powers_are_whole_watts_but_where_a_battery_meets_its_limit(self) -> None:
+        devices = one_of_each()
+        values = run(devices, "2025-04-10", days=2)
+        charge = values[number_of(devices, "battery"), "state_of_charge"]
+        meets_a_limit = np.isin(np.append(charge[1:], charge[-1]), (0, 100))
+        for (number, key), power in values.items():
             if key == "power":
-                assert np.array_equal(power, watts(power) / 1000)
+                assert np.array_equal(power, milliwatts(power) / 1e6)
+                is_whole = milliwatts(power) % 1000 == 0
+                assert (is_whole | meets_a_limit).all() if devices[number - 1].kind in BALANCING else is_whole.all()
 
 
 class TestBalance:
@@ -178,8 +186,10 @@ class TestBalance:
         ]
         values = run(devices, "2025-05-01", days=10)
         sign = {"load_meter": 1, "ev_charger": 1, "heat_pump": 1, "pv_array": -1, "wind_turbine": -1, "battery": -1}
-        expected = sum(sign.get(one.kind, 0) * watts(values[one.id, "power"]) for one in devices if one.kind in sign)
-        assert np.array_equal(watts(values[number_of(devices, "grid_meter"), "power"]), expected)
+        expected = sum(
+            sign.get(one.kind, 0) * milliwatts(values[one.id, "power"]) for one in devices if one.kind in sign
+        )
+        assert np.array_equal(milliwatts(values[number_of(devices, "grid_meter"), "power"]), expected)
 
     def test_counters_conserve_energy(self) -> None:
         devices = one_of_each()
@@ -214,7 +224,9 @@ class TestBalance:
         without, _ = simulate(devices, begin_ms=BEGIN, end_ms=BEGIN + DAY_MS, step_s=300, state={})
         meter = number_of(devices, "grid_meter"), "power"
         assert len(without[meter]) == day
-        assert np.array_equal(watts(after[meter]), watts(without[meter])[half:] - watts(after[40, "power"]))
+        assert np.array_equal(
+            milliwatts(after[meter]), milliwatts(without[meter])[half:] - milliwatts(after[40, "power"])
+        )
         assert np.abs(after[40, "power"]).max() > 0
 
 
@@ -238,7 +250,7 @@ class TestSpectators:
 
     def test_battery_only_ever_lessens_the_balance_that_is_left(self) -> None:
         values = run([*one_of_each(), a_device("battery", number=50, counts=False)], "2025-05-01", days=5)
-        balance, power = watts(values[4, "power"]), watts(values[50, "power"])
+        balance, power = milliwatts(values[4, "power"]), milliwatts(values[50, "power"])
         assert (np.abs(balance - power) <= np.abs(balance)).all()
         assert (power != 0).any()
 
@@ -370,9 +382,9 @@ class TestExtremes:
         state: State = {"1": {"energy": str(10**22)}}
         array = a_device("pv_array", peak_kw=1e9)
         values, after = simulate([array], begin_ms=BEGIN, end_ms=BEGIN + 2 * DAY_MS, step_s=60, state=state)
-        power_w = [int(each) for each in watts(values[1, "power"])]
-        assert int(after["1"]["energy"]) == 10**22 + sum(power_w) * 60
-        assert values[1, "energy"][0] == 10**22 / 3.6e6
+        power_mw = [int(each) for each in milliwatts(values[1, "power"])]
+        assert int(after["1"]["energy"]) == 10**22 + sum(power_mw) * 60
+        assert values[1, "energy"][0] == 10**22 / 3.6e9
 
     @pytest.mark.parametrize("latitude", [-90, -66.6, 0, 66.6, 90])
     @pytest.mark.parametrize("longitude", [-180, 180])

@@ -65,9 +65,9 @@ class Home:
     def values(self, name: str, key: str, start: str, end: str) -> np.ndarray:
         return np.array(self.raw(name, key, start, end)[1])
 
-    def watts(self, name: str, start: str, end: str) -> np.ndarray:
-        watts: np.ndarray = np.rint(self.values(name, "power", start, end) * 1000)
-        return watts
+    def milliwatts(self, name: str, start: str, end: str) -> np.ndarray:
+        found: np.ndarray = np.rint(self.values(name, "power", start, end) * 1e6)
+        return found
 
     def change(self, name: str, **fields: Any) -> None:
         answer = self.http.patch(f"/devices/{self.devices[name]['id']}", json=fields)
@@ -117,8 +117,8 @@ class TestLatest:
         before = home.latest("battery", "energy_charged")
         world.clock.advance(days=23, hours=2)
         after = home.latest("battery", "energy_charged")
-        charged = -np.minimum(home.watts("battery", "2026-01-05T12:00:00Z", "2026-01-28T14:00:00Z"), 0).sum() * 60
-        assert after["value"] - before["value"] == pytest.approx(charged / 3.6e6, abs=1e-6)
+        charged = -np.minimum(home.milliwatts("battery", "2026-01-05T12:00:00Z", "2026-01-28T14:00:00Z"), 0).sum() * 60
+        assert after["value"] - before["value"] == pytest.approx(charged / 3.6e9, abs=1e-6)
 
 
 class TestHistory:
@@ -170,7 +170,7 @@ class TestHistory:
     def test_holds_the_balance_to_the_watt(self, world: World) -> None:
         home = Home(world, *HOME, "heat_pump", "ev_charger")
         window = ("2025-12-24T00:00:00Z", "2025-12-26T00:00:00Z")
-        watts = {name: home.watts(name, *window) for name in home.devices}
+        watts = {name: home.milliwatts(name, *window) for name in home.devices}
         used = watts["load_meter"] + watts["heat_pump"] + watts["ev_charger"]
         np.testing.assert_array_equal(watts["grid_meter"], used - watts["pv_array"] - watts["battery"])
         assert len(used) == 2 * 1440
@@ -253,24 +253,24 @@ class TestWhatChanges:
     def test_a_battery_is_in_the_balance_from_then_on(self, world: World, what_was_told: str) -> None:
         home = Home(world, "load_meter", "pv_array", "grid_meter")
         if what_was_told == "the past":
-            before = home.watts("grid_meter", *self.PAST)
+            before = home.milliwatts("grid_meter", *self.PAST)
         else:
             world.clock.advance(hours=-2)
             home.latest("grid_meter")
             world.clock.advance(hours=2)
-            before = home.watts("load_meter", *self.PAST) - home.watts("pv_array", *self.PAST)
+            before = home.milliwatts("load_meter", *self.PAST) - home.milliwatts("pv_array", *self.PAST)
         home.latest("grid_meter")
         home.add("battery")
         world.clock.advance(hours=26)
-        np.testing.assert_array_equal(home.watts("grid_meter", *self.PAST), before)
+        np.testing.assert_array_equal(home.milliwatts("grid_meter", *self.PAST), before)
         # what was not asked by then belongs to the same past
         december = ("2025-12-21T00:00:00Z", "2026-01-05T12:01:00Z")
-        without = home.watts("load_meter", *december) - home.watts("pv_array", *december)
-        np.testing.assert_array_equal(home.watts("grid_meter", *december), without)
+        without = home.milliwatts("load_meter", *december) - home.milliwatts("pv_array", *december)
+        np.testing.assert_array_equal(home.milliwatts("grid_meter", *december), without)
         after = ("2026-01-05T12:01:00Z", "2026-01-06T13:00:00Z")
-        battery = home.watts("battery", *after)
-        with_it = home.watts("load_meter", *after) - home.watts("pv_array", *after) - battery
-        np.testing.assert_array_equal(home.watts("grid_meter", *after), with_it)
+        battery = home.milliwatts("battery", *after)
+        with_it = home.milliwatts("load_meter", *after) - home.milliwatts("pv_array", *after) - battery
+        np.testing.assert_array_equal(home.milliwatts("grid_meter", *after), with_it)
         assert np.abs(battery).max() > 0
 
     def test_the_new_battery_has_a_past_of_its_own(self, world: World) -> None:
@@ -290,8 +290,8 @@ class TestWhatChanges:
         world.clock.advance(hours=30)
         window = ("2026-01-05T00:00:00Z", "2026-01-06T18:00:00Z")
         charge = home.values("battery", "state_of_charge", *window) / 100 * 10
-        flow = -home.watts("battery", *window)[:-1] / 60_000
-        np.testing.assert_allclose(np.diff(charge), flow, atol=2e-5)  # half a watt where a limit is met
+        flow = -home.milliwatts("battery", *window)[:-1] / 60e6
+        np.testing.assert_allclose(np.diff(charge), flow, atol=1e-7)  # half a milliwatt where a limit is met
 
     def test_what_is_made_before_anything_was_told_has_all_devices(self, world: World) -> None:
         """In whatever order they are entered, as long as nobody has asked for a meter's value."""
@@ -299,7 +299,7 @@ class TestWhatChanges:
         home.add("pv_array")
         home.latest("pv_array")
         home.add("load_meter")
-        watts = {name: home.watts(name, *self.PAST) for name in home.devices}
+        watts = {name: home.milliwatts(name, *self.PAST) for name in home.devices}
         expected = watts["load_meter"] - watts["pv_array"] - watts["battery"]
         np.testing.assert_array_equal(watts["grid_meter"], expected)
 
@@ -317,15 +317,15 @@ class TestWhatChanges:
         world.clock.advance(minutes=1)
         home.latest("grid_meter")
         for window in (self.PAST, ("2026-01-05T09:00:00Z", "2026-01-05T12:00:00Z")):
-            watts = {name: home.watts(name, *window) for name in home.devices}
-            assert watts["pv_array"].max() > 5_000
+            watts = {name: home.milliwatts(name, *window) for name in home.devices}
+            assert watts["pv_array"].max() > 5e6
             expected = watts["load_meter"] - watts["pv_array"] - watts["battery"]
             np.testing.assert_array_equal(watts["grid_meter"], expected)
         window = ("2026-01-05T12:00:00Z", "2026-01-05T12:02:00Z")
         assert home.values("grid_meter", "power", *window).tolist() == told
-        np.testing.assert_array_equal(home.watts("grid_meter", *window), home.watts("load_meter", *window))
+        np.testing.assert_array_equal(home.milliwatts("grid_meter", *window), home.milliwatts("load_meter", *window))
         window = ("2026-01-05T12:03:00Z", "2026-01-05T12:04:00Z")
-        watts = {name: home.watts(name, *window) for name in home.devices}
+        watts = {name: home.milliwatts(name, *window) for name in home.devices}
         expected = watts["load_meter"] - watts["pv_array"] - watts["battery"]
         np.testing.assert_array_equal(watts["grid_meter"], expected)
 
@@ -333,42 +333,46 @@ class TestWhatChanges:
         home = Home(world, "grid_meter", "load_meter", "battery")
         home.latest("grid_meter")
         assert world.admin.delete(f"/devices/{home.devices['battery']['id']}").status_code == 200
-        np.testing.assert_array_equal(home.watts("grid_meter", *self.PAST), home.watts("load_meter", *self.PAST))
+        np.testing.assert_array_equal(
+            home.milliwatts("grid_meter", *self.PAST), home.milliwatts("load_meter", *self.PAST)
+        )
 
     def test_another_property_holds_from_then_on(self, world: World) -> None:
         home = Home(world)
         home.add("pv_array", properties={"peak_kw": 5})
         window = ("2026-01-05T09:00:00Z", "2026-01-05T12:00:00Z")
-        before = home.watts("pv_array", *window)
+        before = home.milliwatts("pv_array", *window)
         home.change("pv_array", properties={"peak_kw": 10})
         world.clock.advance(days=1)
-        np.testing.assert_array_equal(home.watts("pv_array", *window), before)
+        np.testing.assert_array_equal(home.milliwatts("pv_array", *window), before)
         assert home.values("pv_array", "energy", "2026-01-05T00:00:00Z", "2026-01-06T12:00:00Z").size == 36 * 60
-        after = home.watts("pv_array", "2026-01-06T09:00:00Z", "2026-01-06T12:00:00Z")
+        after = home.milliwatts("pv_array", "2026-01-06T09:00:00Z", "2026-01-06T12:00:00Z")
         assert after.max() > 0
 
     def test_a_device_that_is_deleted_stays_in_the_past(self, world: World) -> None:
         home = Home(world, *HOME)
-        before = home.watts("grid_meter", *self.PAST)
+        before = home.milliwatts("grid_meter", *self.PAST)
         home.latest("grid_meter")
         assert world.admin.delete(f"/devices/{home.devices['battery']['id']}").status_code == 200
-        earlier = home.watts("grid_meter", "2025-12-20T06:00:00Z", "2025-12-20T14:00:00Z")
+        earlier = home.milliwatts("grid_meter", "2025-12-20T06:00:00Z", "2025-12-20T14:00:00Z")
         np.testing.assert_array_equal(earlier[-len(before) :], before)
         world.clock.advance(days=1)
         after = ("2026-01-06T06:00:00Z", "2026-01-06T12:00:00Z")
-        expected = home.watts("load_meter", *after) - home.watts("pv_array", *after)
-        np.testing.assert_array_equal(home.watts("grid_meter", *after), expected)
+        expected = home.milliwatts("load_meter", *after) - home.milliwatts("pv_array", *after)
+        np.testing.assert_array_equal(home.milliwatts("grid_meter", *after), expected)
 
     def test_a_site_that_moves_keeps_its_past(self, world: World) -> None:
         home = Home(world, "pv_array", "weather_station")
         window = ("2026-01-05T06:00:00Z", "2026-01-05T12:00:00Z")
-        before = home.watts("pv_array", *window)
+        before = home.milliwatts("pv_array", *window)
         answer = world.admin.patch(f"/sites/{home.site_id}", {"latitude": 21.3, "longitude": -157.9})
         assert answer.status_code == 200
         world.clock.advance(days=1)
-        np.testing.assert_array_equal(home.watts("pv_array", *window), before)
-        assert home.watts("pv_array", "2026-01-06T09:00:00Z", "2026-01-06T12:00:00Z").max() == 0  # night in Honolulu
-        assert home.watts("pv_array", "2026-01-05T21:00:00Z", "2026-01-06T00:00:00Z").max() > 0
+        np.testing.assert_array_equal(home.milliwatts("pv_array", *window), before)
+        assert (
+            home.milliwatts("pv_array", "2026-01-06T09:00:00Z", "2026-01-06T12:00:00Z").max() == 0
+        )  # night in Honolulu
+        assert home.milliwatts("pv_array", "2026-01-05T21:00:00Z", "2026-01-06T00:00:00Z").max() > 0
 
     def test_a_reported_device_is_simulated_behind_its_readings(self, world: World) -> None:
         home = Home(world)

@@ -25,7 +25,7 @@ def nominal_frequency(country: str | None) -> float:
     return 60.0 if country in _SIXTY_HERTZ else 50.0
 
 
-def voltage_v(place: Place, seconds: Ints, balance_w: Ints, *, seed: int, connection_kw: float) -> Floats:
+def voltage_v(place: Place, seconds: Ints, balance_w: Floats, *, seed: int, connection_kw: float) -> Floats:
     """Between a phase and neutral, to a tenth: import lowers it and export raises it, by 2 % at most."""
     moves = octaves(derive(seed, "voltage"), seconds, {8 * _HOUR_S: 0.7, _HOUR_S: 0.5, 5 * 60: 0.5})
     most_w = max(connection_kw * 1000, 1)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kilowatch.simulation.plant import DEFAULTS
+from kilowatch.simulation.devices import DEFAULTS
 
-_HOUR_S = 3600
+_KWH = 3_600_000_000  # in mW·s
 
 # kWh a year, rather too much than too little, so that a counter of the past is not below 0
 _PV_PER_PEAK_KW = 2200.0
@@ -18,9 +18,9 @@ _YEAR_S = 365.25 * 86_400
 
 
 def counted_before(kind: str, properties: Mapping[str, Any], seconds: float) -> dict[str, str]:
-    """Watt-seconds by channel that a device of that age shows. Any number would be as right: differences count."""
+    """Milliwatt-seconds by channel that a device of that age shows. Any number would be as right: differences count."""
     years = max(seconds, 0.0) / _YEAR_S
-    return {channel: str(round(kwh * years) * 1000 * _HOUR_S) for channel, kwh in _a_year(kind, properties).items()}
+    return {channel: str(round(kwh * years) * _KWH) for channel, kwh in _a_year(kind, properties).items()}
 
 
 def _a_year(kind: str, properties: Mapping[str, Any]) -> dict[str, float]:

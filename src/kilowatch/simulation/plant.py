@@ -23,7 +23,7 @@ from kilowatch.simulation.sky import Weather
 __all__ = ["CHANNELS", "Channel", "Place", "SimulatedDevice", "State", "clear_sky_power_kw", "simulate"]
 
 STEPS_S = (60, 300, 900)
-_KWH_WS = 3.6e6
+_KWH_MWS = 3.6e9
 _BATTERY_ROOM_C = 20.0
 
 State = dict[str, Any]
@@ -118,13 +118,13 @@ class _Site:
         missing, found = self.before_storage_w, {}
         for one in self._counting("battery"):
             found[one.id] = self._dispatch(one, missing)
-            missing = missing - found[one.id].power_w
+            missing = missing - np.fix(found[one.id].power_mw / 1000).astype(np.int64)
         return found
 
     @cached_property
-    def balance_w(self) -> Ints:
+    def balance_mw(self) -> Ints:
         """Power at the grid connection, positive on import."""
-        return self.before_storage_w - self._sum(each.power_w for each in self.dispatches.values())
+        return self.before_storage_w * 1000 - self._sum(each.power_mw for each in self.dispatches.values())
 
     def source_w(self, device: SimulatedDevice) -> Ints:
         """What a device gives or takes that minds no other."""
@@ -251,25 +251,29 @@ class _Site:
 
     def _battery(self, device: SimulatedDevice) -> Samples:
         battery = self._battery_of(device)
-        found = self.dispatches[device.id] if device.counts else self._dispatch(device, self.balance_w)
-        load = found.power_w / (1000 * max(battery.max_charge_kw, battery.max_discharge_kw))
+        found = (
+            self.dispatches[device.id]
+            if device.counts
+            else self._dispatch(device, np.fix(self.balance_mw / 1000).astype(np.int64))
+        )
+        load = found.power_mw / (1e6 * max(battery.max_charge_kw, battery.max_discharge_kw))
         warmth = self._lagging(device, "temperature", _BATTERY_ROOM_C + 2 + 12 * load**2, minutes=90)
         return {
-            (device.id, "power"): found.power_w / 1000,
+            (device.id, "power"): found.power_mw / 1e6,
             (device.id, "state_of_charge"): found.stored / battery.capacity * 100,
             (device.id, "temperature"): np.round(warmth, 1),
-            (device.id, "energy_charged"): self._counted(device, "energy_charged", np.maximum(-found.power_w, 0)),
-            (device.id, "energy_discharged"): self._counted(device, "energy_discharged", np.maximum(found.power_w, 0)),
+            (device.id, "energy_charged"): self._counted(device, "energy_charged", np.maximum(-found.power_mw, 0)),
+            (device.id, "energy_discharged"): self._counted(device, "energy_discharged", np.maximum(found.power_mw, 0)),
         }
 
     def _grid_meter(self, device: SimulatedDevice) -> Samples:
         """Several meters at a site show the same balance, each of them the whole."""
-        balance, connection_kw = self.balance_w, setting(device, "connection_kw")
+        balance, connection_kw = self.balance_mw, setting(device, "connection_kw")
         voltage = grid.voltage_v(
-            self.place, self.seconds, balance, seed=self.place.seed, connection_kw=float(connection_kw)
+            self.place, self.seconds, balance / 1000, seed=self.place.seed, connection_kw=float(connection_kw)
         )
         return {
-            (device.id, "power"): balance / 1000,
+            (device.id, "power"): balance / 1e6,
             (device.id, "energy_imported"): self._counted(device, "energy_imported", np.maximum(balance, 0)),
             (device.id, "energy_exported"): self._counted(device, "energy_exported", np.maximum(-balance, 0)),
             (device.id, "voltage"): voltage,
@@ -283,19 +287,22 @@ class _Site:
         return carried
 
     def _power_and_energy(self, device: SimulatedDevice, power_w: Ints) -> Samples:
-        return {(device.id, "power"): power_w / 1000, (device.id, "energy"): self._counted(device, "energy", power_w)}
+        return {
+            (device.id, "power"): power_w / 1000,
+            (device.id, "energy"): self._counted(device, "energy", power_w * 1000),
+        }
 
-    def _counted(self, device: SimulatedDevice, key: str, power_w: Ints) -> Floats:
-        """A counter in kWh; in the state in whole watt-seconds."""
+    def _counted(self, device: SimulatedDevice, key: str, power_mw: Ints) -> Floats:
+        """A counter in kWh; in the state in whole milliwatt-seconds."""
         carried = self._carried(device)
         before = int(carried.get(key, 0))
-        passed = np.cumsum(power_w)
+        passed = np.cumsum(power_mw, dtype=storage.number_type(int(power_mw.max()) * len(power_mw)))
         after = before + int(passed[-1]) * self.step_s
         # as a text: many readers of JSON keep 53 bits of a number, or refuse one of more than 64
         carried[key] = str(after)
         number = storage.number_type(after)
         counted = before + np.concatenate([[0], passed[:-1]]).astype(number) * self.step_s
-        return counted.astype(np.float64) / _KWH_WS
+        return counted.astype(np.float64) / _KWH_MWS
 
     def _lagging(self, device: SimulatedDevice, key: str, target: Floats, *, minutes: float) -> Floats:
         """What follows a target with a time constant; it begins on it."""

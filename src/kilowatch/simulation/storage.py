@@ -38,9 +38,9 @@ class Battery:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """At each instant: power in W, positive on discharge, and the stored energy; and what is stored at the end."""
+    """At each instant: power in mW, positive on discharge, and the stored energy; and what is stored at the end."""
 
-    power_w: Ints
+    power_mw: Ints
     stored: Floats
     stored_at_end: int
 
@@ -58,15 +58,16 @@ def dispatch(battery: Battery, missing_w: Ints, *, stored: int, step_s: int) -> 
     )
     course = np.array(levels, dtype=number)
     rise = np.diff(course)
-    power = np.where(rise < 0, (-2 * rise + drain) // (2 * drain), -((2 * rise + gain) // (2 * gain)))
-    return Dispatch(power.astype(np.int64), course[:-1].astype(np.float64), levels[-1])
+    power = np.where(rise < 0, -rise / drain, -rise / gain)
+    power_mw = np.rint(power.astype(np.float64) * 1000).astype(np.int64)
+    return Dispatch(power_mw, course[:-1].astype(np.float64), levels[-1])
 
 
 def _levels(changes: list[int], *, stored: int, capacity: int) -> list[int]:
     """Stored energy before each change and after the last, none over a limit.
 
-    A battery that is exactly empty or full has forgotten how it came to be so. For that, the power of the step in which
-    it meets a limit is rounded to the nearest watt; all others are whole watts.
+    It meets a limit exactly, and has then forgotten how it came to be there. So the power of that step is not in whole
+    watts as all others, but rounded to a milliwatt.
     """
     levels = [stored]
     note = levels.append
@@ -82,5 +83,5 @@ def _levels(changes: list[int], *, stored: int, capacity: int) -> list[int]:
 
 
 def number_type(*largest: int) -> Any:
-    """64 bits while they hold these (a battery of 1 MWh); beyond, Python's own whole numbers, which are slower."""
-    return np.int64 if max(largest) < 2**62 else object
+    """64 bits while they hold these (a battery of half a MWh); beyond, Python's own whole numbers, which are slower."""
+    return np.int64 if max(largest) < 2**61 else object
