@@ -78,6 +78,7 @@ class Kilowatch:
             self.database.close()
             raise
         store: Any = self.history or _NoHistory()
+        self.now = clock
         self._settings, self._gate = settings, Gate(self.database, clock)
         gate = self._gate
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)

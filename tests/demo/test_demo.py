@@ -70,14 +70,14 @@ class TestFirstRun:
             sites = {site["slug"] for site in get(served, "/sites", token)["items"]}
             rights[email.split("@")[0]] = (me["is_admin"], [grant["role"] for grant in me["grants"]], sites)
         assert rights == {
-            "admin": (True, [], {"battery-house", "harbour-workshop", "ridge-wind-farm"}),
+            "admin": (True, [], {"battery-house", "munich-home", "north-sea-wind-farm", "melbourne-supermarket"}),
             "technician": (False, ["technician"], {"battery-house"}),
-            "reader": (False, ["standard", "standard"], {"battery-house", "harbour-workshop"}),
+            "reader": (False, ["standard", "standard"], {"battery-house", "munich-home"}),
             "newcomer": (False, [], set()),
         }
 
     def test_the_printed_line_answers_with_real_data(self, prepared: tuple[Path, str], served: Server) -> None:
-        (line,) = (line for line in prepared[1].splitlines() if line.strip().startswith("curl "))
+        line = next(line for line in prepared[1].splitlines() if line.strip().startswith("curl "))
         _, flag, header, url = shlex.split(line)
         assert flag == "-H"
         name, _, value = header.partition(": ")

@@ -132,14 +132,11 @@ class Catalogue:
         with self._gate.reading(caller) as work:
             return site_of(work.connection, work.who, site_id)[0]
 
-    def site_id_of(self, caller: Caller, slug: str) -> int:
-        """The id of the site with this slug, for an administrator."""
+    def site_named(self, caller: Caller, slug: str) -> Site:
+        """The site with this slug, for an administrator."""
         with self._gate.reading(caller) as work:
             require_admin(work.who)
-            site_id = store.find_site_id_by_slug(work.connection, slug)
-            if site_id is None:
-                raise NoSuchSite
-            return site_id
+            return site_of(work.connection, work.who, store.find_site_id_by_slug(work.connection, slug) or 0)[0]
 
     def metrics_where(
         self,

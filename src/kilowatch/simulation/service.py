@@ -129,6 +129,13 @@ class Simulation:
             for begin in range(window.start_ms // _DAY_MS * _DAY_MS, window.end_ms, _AT_ONCE_MS):
                 self._prepare(site_id, ids, begin, min(begin + _AT_ONCE_MS, window.end_ms), stop)
 
+    def lacks(self, metrics: Sequence[PlacedMetric], window: Window) -> bool:
+        """Whether some of the metrics' readings in the window are still to be made."""
+        return any(
+            self._lacking(self._plan(site_id), ids, window.start_ms, window.end_ms)
+            for site_id, ids in _by_site(metrics).items()
+        )
+
     def _prepare(self, site_id: int, ids: Sequence[int], begin: int, end: int, stop: Stop) -> None:
         if not self._lacking(self._plan(site_id), ids, begin, end):
             return
