@@ -46,7 +46,7 @@ lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest relea
 # ---------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(RUN_STAMP) ## Load a real house and serve it (PORT=8000); Ctrl-C ends it
+demo: $(RUN_STAMP) ## Load a real house and simulated sites, and serve them (PORT=8000); Ctrl-C ends it
 	@exec $(BIN)/kilowatch demo --port $(PORT) $(ARGS)
 
 .PHONY: serve
