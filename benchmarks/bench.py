@@ -18,10 +18,11 @@ import numpy as np
 
 from benchmarks import readings
 from benchmarks.driver import Api, Lane, Outcome, Refused, drive, lanes
+from benchmarks.listening import Gateway, hear, listening
 from benchmarks.portfolio import Portfolio
 from benchmarks.progress import Progress
 from benchmarks.readings import DAY_MS, MINUTE_MS, SECOND_MS, Block, Metric, blocks, iso_times
-from benchmarks.scale import BATCH, Scale
+from benchmarks.scale import BATCH, LISTENED, Scale
 from benchmarks.server import Server, machine_cpu_s
 from benchmarks.works import WORKS, Figure
 
@@ -81,6 +82,7 @@ class Bench:
         self._measure_while_ingest()
         self._measure_exports()
         self._measure_singles()
+        self._measure_streams()
         self._measure_steady()
 
     # ── data ──
@@ -253,6 +255,45 @@ class Bench:
         if self._wants("latest_1"):
             paths = itertools.cycle(f"/metrics/{metric.id}/latest" for metric in self._portfolio.year)
             self._measure_gets("latest_1", list(itertools.islice(paths, self._scale.requests)), clients=_CLIENTS)
+
+    # ── streams ──
+
+    def _measure_streams(self) -> None:
+        """Each device of the wide site is a gateway, which sends a reading of each of its metrics once a second."""
+        if not self._wants("stream"):
+            return
+        metrics, count = self._portfolio.wide, self._scale.listeners * LISTENED
+        devices = [metrics[first : min(first + 500, count)] for first in range(0, count, 500)]
+        idle = self._server.rss_mb()
+        with (
+            listening(self._api, self._portfolio.listened, metrics=LISTENED) as listeners,
+            Progress("stream") as progress,
+        ):
+            each = (self._server.rss_mb() - idle) / len(listeners) * 1024
+            gateways = []
+            for n, device in enumerate(devices):
+                theirs = listeners[n * 500 // LISTENED : (n + 1) * 500 // LISTENED]
+                gateways.append(Gateway(self._seconds(device), theirs))
+            with self._watched_cpu():
+                heard = hear(self._api, gateways, tick=lambda done: progress(done, self._scale.listen_s))
+        answer, sending = Outcome(latencies=heard.after_answer), Outcome(latencies=heard.after_sending)
+        late_ms = answer.percentile_ms(0.99)
+        self._record(
+            "stream",
+            rate=heard.events / heard.took_s,
+            p50_ms=sending.percentile_ms(0.5),
+            p99_ms=sending.percentile_ms(0.99),
+            also=late_ms < 100,
+            note=f"after the answer: p99 {late_ms:.0f} ms; {self._cores['server_cores']:.2f} cores for ingest and "
+            f"streams, {each:.0f} KB a client",
+            more={"requests": len(heard.after_sending), "client_kb": each, "after_answer_p99_ms": late_ms}
+            | self._cores,
+        )
+
+    def _seconds(self, metrics: Sequence[Metric]) -> list[bytes]:
+        """A gateway's requests: one for each second, as JSON rows."""
+        given = blocks(metrics, self._end, readings=self._scale.listen_s, step=SECOND_MS, size=len(metrics))
+        return [self._api.request("POST", "/readings", readings.rows_body(block)) for block in given]
 
     # ── windows ──
 
@@ -521,6 +562,7 @@ class Bench:
             devices=scale.devices,
             users=scale.users,
             singles=scale.singles,
+            listeners=scale.listeners,
             steady_s=scale.steady_s,
         )
         figure = Figure(key, text, work.unit, rate, p50_ms, p99_ms, note=note, more=more or {})

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from benchmarks.readings import Metric
-from benchmarks.scale import DAY_METRICS, SCRATCH_METRICS, YEAR_METRICS, Scale
+from benchmarks.scale import DAY_METRICS, LISTENED, SCRATCH_METRICS, YEAR_METRICS, Scale
 from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR, GrantRow, Scope
 from kilowatch.auth.service import Caller
@@ -43,6 +43,8 @@ class Portfolio:
     wide_site_id: int
     year_subscription: int
     both_subscription: int
+    listened: Sequence[int]
+    """Subscriptions to twenty of the wide metrics each, one after another."""
     readers: Sequence[Reader]
 
 
@@ -80,6 +82,10 @@ class _Maker:
             wide_site_id=sites["wide"],
             year_subscription=subscribe(technician, name="Year", metric_ids=[metric.id for metric in year]).id,
             both_subscription=subscribe(technician, name="Both", metric_ids=[metric.id for metric in [*year, *day]]).id,
+            listened=[
+                subscribe(technician, name="Listened", metric_ids=[metric.id for metric in metrics]).id
+                for metrics in (wide[n * LISTENED : (n + 1) * LISTENED] for n in range(scale.listeners))
+            ],
             readers=readers,
         )
 

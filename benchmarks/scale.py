@@ -8,6 +8,8 @@ BATCH = 10_000
 YEAR_METRICS = 20
 DAY_METRICS = 80
 SCRATCH_METRICS = 20
+LISTENED = 20
+"""Metrics that a client listens to."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Scale:
     """Devices with 500 metrics each at the site of many metrics."""
     wide_readings: int
     """For each of those metrics, at the end."""
+    listeners: int
+    """Clients that each listen to 20 of those metrics, which"""
+    listen_s: int
+    """get a reading a second for so long."""
     sites: int = 200
     devices: int = 2_000
     users: int = 50
@@ -47,8 +53,8 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("full", 365, "1 year", 200, 60, 100_000, 4_000, 200, 3, 20.0, 20, 1_000),
-        Scale("quick", 60, "60 days", 40, 8, 5_000, 1_000, 60, 1, 10.0, 20, 100),
-        Scale("tiny", 2, "2 days", 3, 0.3, 100, 30, 4, 0, 0.0, 1, 20, sites=10, devices=120, users=9),
+        Scale("full", 365, "1 year", 200, 60, 100_000, 4_000, 200, 3, 20.0, 20, 1_000, 500, 30),
+        Scale("quick", 60, "60 days", 40, 8, 5_000, 1_000, 60, 1, 10.0, 20, 100, 100, 5),
+        Scale("tiny", 2, "2 days", 3, 0.3, 100, 30, 4, 0, 0.0, 1, 20, 10, 1, sites=10, devices=120, users=9),
     )
 }

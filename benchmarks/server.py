@@ -125,7 +125,8 @@ def machine_cpu_s() -> float:
 def environment(directory: Path) -> dict[str, str]:
     """The environment without anyone's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KILOWATCH_")}
-    return kept | {"KILOWATCH_DATA_DIR": str(directory), "KILOWATCH_LOG_LEVEL": "error"}
+    own = {"KILOWATCH_DATA_DIR": str(directory), "KILOWATCH_LOG_LEVEL": "error", "KILOWATCH_STREAMS_PER_USER": "1000"}
+    return kept | own
 
 
 def _free_port() -> int:

@@ -211,6 +211,12 @@ _WORKS = (
         ("insert_64", "rate"),
     ),
     Work(
+        "stream",
+        "streams: {listeners} clients × 20 metrics, a reading a second each, from sending to arrival",
+        "events/s",
+        Target(also="p99 after the answer < 100 ms"),
+    ),
+    Work(
         "ingest_steady",
         "ingest, Arrow, batches of 10,000, 8 clients, for {steady_s:g} s",
         INGEST,

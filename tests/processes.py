@@ -132,11 +132,11 @@ class Server:
         tokens: dict[str, str] = json.loads(body)
         return tokens
 
-    def make_metric(self, token: str) -> int:
-        site = self.send("POST", "/sites", {"name": "North", "timezone": "UTC"}, token)
+    def make_metric(self, token: str, *, site: str = "North") -> int:
+        made = self.send("POST", "/sites", {"name": site, "timezone": "UTC"}, token)
         metric = {"key": "power", "quantity": "power", "unit": "kW"}
         device = {"name": "Meter", "kind": "generic", "metrics": [metric]}
-        return int(self.send("POST", f"/sites/{site['id']}/devices", device, token)["metrics"][0]["id"])
+        return int(self.send("POST", f"/sites/{made['id']}/devices", device, token)["metrics"][0]["id"])
 
     def end(self, number: signal.Signals) -> int:
         assert self.process is not None

@@ -1,5 +1,6 @@
 """Who may do what: every operation of the OpenAPI document, as every kind of caller, on both databases."""
 
+import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
+from fastapi.testclient import TestClient
 
 from kilowatch.app import create_app
 from kilowatch.config import Settings
@@ -77,6 +79,7 @@ MATRIX = {
     "DELETE /api/v1/subscriptions/{subscription_id}": "401 404 404 404 204 404",
     "GET /api/v1/subscriptions/{subscription_id}/latest": ITS_OWNER,
     "GET /api/v1/subscriptions/{subscription_id}/history": ITS_OWNER,
+    "GET /api/v1/subscriptions/{subscription_id}/stream": ITS_OWNER,
     "GET /health/live": ANYONE,
     "GET /health/ready": ANYONE,
 }
@@ -188,7 +191,50 @@ def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> http
         more["params"] = WINDOW
     if operation.startswith("DELETE ") and operation.endswith("/readings"):
         more["params"] = {"start": WINDOW["start"], "end": WINDOW["end"]}
+    if operation.endswith("/stream"):
+        return beginning_of(http, path)
     return http.request(method, f"http://testserver{path}", **more)
+
+
+def beginning_of(http: httpx2.Client, path: str) -> httpx2.Response:
+    """An answer as far as its first part, at which the client leaves: of one that has no end."""
+    assert isinstance(http, TestClient)
+    app, headers = http.app, [(name.lower(), value) for name, value in http.headers.raw]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
+        "server": ("testserver", 80),
+        "client": ("testclient", 50_000),
+        "state": {},
+    }
+
+    async def ask() -> httpx2.Response:
+        sent: list[Any] = []
+        left = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if not sent:  # it is not there yet
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                left.set()
+
+        await app(scope, receive, send)
+        return httpx2.Response(sent[0]["status"], headers=sent[0]["headers"], content=sent[1]["body"])
+
+    return asyncio.run(ask())
 
 
 class Targets:

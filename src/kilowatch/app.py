@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -34,6 +34,8 @@ from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
+from kilowatch.live.feed import Feed
+from kilowatch.live.streams import Limits, Streams
 from kilowatch.simulation.keeper import Keeper
 from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
@@ -44,6 +46,7 @@ Clock = Callable[[], datetime]
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
+_LIVE_THREADS = 2
 _READY_WITHIN_S = 5
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
@@ -66,7 +69,13 @@ class Kilowatch:
         signing_key = secret_key(settings)
         # one connection for each thread that may ask at once
         threads = (
-            2 * settings.threads + settings.history_threads + _INGEST_THREADS + _PASSWORD_THREADS + _HEALTH_THREADS
+            2 * settings.threads
+            + settings.history_threads
+            + _INGEST_THREADS
+            + _PASSWORD_THREADS
+            + _HEALTH_THREADS
+            + _LIVE_THREADS
+            + 1
         )
         self.database = Database(settings.resolved_database_url, pool_size=threads)
         try:
@@ -78,15 +87,15 @@ class Kilowatch:
             self.database.close()
             raise
         store: Any = self.history or _NoHistory()
-        self.now = clock
-        self._settings, self._gate = settings, Gate(self.database, clock)
-        gate = self._gate
+        self._settings, self.now = settings, clock
+        self._gate = gate = Gate(self.database, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
         self.catalogue = Catalogue(self.database, gate, store, clock)
         self.simulation = Simulation(self.database, store, clock)
         self.histories = Histories(gate, store, clock, self.simulation)
         self.intake = self.intake_into(store)
+        self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
         if with_history:
             self.catalogue.finish_erasures()
@@ -94,6 +103,24 @@ class Kilowatch:
     def intake_into(self, history: Appending) -> Intake:
         """An intake that appends elsewhere: the command line's own way to the history."""
         return Intake(self._gate, history, self._settings)
+
+    def streams(self) -> Streams:
+        """Where streams are served from: in the event loop that this is called in."""
+        settings = self._settings
+        limits = Limits(
+            streams=settings.streams,
+            per_user=settings.streams_per_user,
+            stall_s=settings.stream_stall_s,
+            kept=timedelta(days=settings.stream_kept_days),
+        )
+        return Streams(
+            self.feed,
+            limits,
+            clock=self.now,
+            stamp=self._gate.stamp,
+            look=Lane(1).run,
+            read=Lane(_LIVE_THREADS).run,
+        )
 
     def close(self) -> None:
         if self.history is not None:
@@ -111,7 +138,7 @@ def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = 
     """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do."""
     return HistoryStore(
         settings.resolved_history_url,
-        connections=settings.history_threads,
+        connections=settings.history_threads + _LIVE_THREADS,
         sync=settings.history_sync,
         memory_bytes=settings.history_memory_bytes,
         clock=clock,
@@ -136,7 +163,8 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = backfill = latest = replaced = stored_in_window = erase_window = count
+    erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = count
+    listen = arrived_until = told_until = arrivals = count
     spans = Spans(0)
 
 
@@ -175,8 +203,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
             for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
+            app.state.streams = opened.streams()
             with contextlib.closing(Keeper(opened.simulation)):
                 yield
+                await app.state.streams.close()
 
     app = FastAPI(
         title="Kilowatch",

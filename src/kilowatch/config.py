@@ -73,6 +73,17 @@ class Settings(BaseSettings):
         description="Memory for history that was asked for, so that it is answered again at once, in bytes. Embedded "
         "history only.",
     )
+    streams: int = Field(1_000, ge=1, description="Streams that may be open at once.")
+    streams_per_user: int = Field(20, ge=1, description="Streams that one user, with all API keys, may have open.")
+    stream_kept_days: int = Field(
+        7,
+        ge=1,
+        le=366,
+        description="A stream's reader that was away for so long still gets all it missed, in days.",
+    )
+    stream_stall_s: float = Field(
+        10, gt=0, description="A stream's reader that takes nothing for so long is cut off, in seconds."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )

@@ -217,26 +217,26 @@ class TestReplaced:
         self, store: HistoryStore, metric: int, other: int, again: Readings, expected: Replaced | None
     ) -> None:
         store.append(batch_of((metric, [(10, 1.0), (20, 2.0), (30, 3.0)]), (other, [(10, 9.0), (99, 1.0)])))
-        found = store.replaced(batch_of((metric, again), (other, [(10, 9.0)])))
+        found = store.compare(batch_of((metric, again), (other, [(10, 9.0)]))).replaced
         assert found == ({} if expected is None else {metric: expected})
 
     def test_zero_has_no_sign(self, store: HistoryStore, metric: int) -> None:
         store.append(batch_of((metric, [(1, 0.0), (2, 0.0)])))
-        assert store.replaced(batch_of((metric, [(1, -0.0), (2, -0.0)]))) == {}
+        assert store.compare(batch_of((metric, [(1, -0.0), (2, -0.0)]))).replaced == {}
 
     def test_a_value_of_before_its_own_replacement_does_not_count(self, store: HistoryStore, metric: int) -> None:
         for value in (1.0, 2.0):
             store.append(batch_of((metric, [(1, value), (2, 0.0)])))
-        assert store.replaced(batch_of((metric, [(1, 2.0)]))) == {}
-        assert store.replaced(batch_of((metric, [(1, 1.0)]))) == {metric: Replaced(1, 1, 1)}
+        assert store.compare(batch_of((metric, [(1, 2.0)]))).replaced == {}
+        assert store.compare(batch_of((metric, [(1, 1.0)]))).replaced == {metric: Replaced(1, 1, 1)}
 
     def test_what_was_taken_out_is_not_replaced(self, store: HistoryStore, metric: int) -> None:
         store.append(batch_of((metric, [(1, 1.0), (2, 1.0), (3, 1.0)])))
         erase(store, metric, 2, 9)
-        assert store.replaced(batch_of((metric, [(2, 5.0), (3, 5.0)]))) == {}
+        assert store.compare(batch_of((metric, [(2, 5.0), (3, 5.0)]))).replaced == {}
 
     def test_an_empty_batch_replaces_nothing(self, store: HistoryStore) -> None:
-        assert store.replaced(batch_of()) == {}
+        assert store.compare(batch_of()).replaced == {}
 
     def test_years_apart_are_looked_up_apart(
         self, store: HistoryStore, metric: int, other: int, monkeypatch: pytest.MonkeyPatch
@@ -253,7 +253,7 @@ class TestReplaced:
 
         original = Corrections._read_back
         monkeypatch.setattr(Corrections, "_read_back", recorded)
-        found = store.replaced(batch_of((metric, [(0, 2.0), (9 * year, 2.0)])))
+        found = store.compare(batch_of((metric, [(0, 2.0), (9 * year, 2.0)]))).replaced
         assert found == {metric: Replaced(2, 0, 9 * year)}
         assert read == [1, 1]
 
@@ -265,7 +265,7 @@ class TestReplaced:
         readings = [(n, 1.0) for n in range(10)]
         store.append(batch_of((metric, readings), (other, readings)))
         changed = [(n, float(n % 2)) for n in range(10)]
-        found = store.replaced(batch_of((other, changed), (metric, changed)))
+        found = store.compare(batch_of((other, changed), (metric, changed))).replaced
         assert found == dict.fromkeys((metric, other), Replaced(5, 0, 8))
 
     def test_few_among_many_are_looked_up_alone(
@@ -278,7 +278,7 @@ class TestReplaced:
         store.append(batch_of((metric, readings), (other, readings)))
         store.append(batch_of((metric, [(98, 3.0)])))
         again = batch_of((metric, [(98, 2.0), (3, 1.0), (1, 2.0)]), (other, [(3, 2.0), (98, 1.0)]))
-        assert store.replaced(again) == {metric: Replaced(2, 1, 98), other: Replaced(1, 3, 3)}
+        assert store.compare(again).replaced == {metric: Replaced(2, 1, 98), other: Replaced(1, 3, 3)}
 
     @given(st.data())
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -297,7 +297,7 @@ class TestReplaced:
             for metric in {metric for metric, _ in changed}:
                 times = [ts for owner, ts in changed if owner == metric]
                 expected[metric] = Replaced(len(times), min(times), max(times))
-            assert store.replaced(batch) == expected
+            assert store.compare(batch).replaced == expected
             store.append(batch)
             model |= given_
 
@@ -307,7 +307,7 @@ class TestSpans:
         times = [n * 10 * replacing.APART_MS + n * n for n in range(500)]
         rows = np.array([(n % 7, ts, 0.0) for n, ts in enumerate(times)], statements.POINT_DTYPE)
         rows = rows[np.lexsort((rows["ts"], rows["metric_id"]))]
-        spans = list(replacing.spans(rows))
+        spans = [rows[part] for part in replacing.spans(rows)]
         assert len(spans) == replacing.MOST_SPANS
         assert sorted(ts for span in spans for ts in span["ts"].tolist()) == times
         for span in spans:
@@ -317,9 +317,11 @@ class TestSpans:
         assert list(replacing.spans(np.empty(0, statements.POINT_DTYPE))) == []
 
 
-def test_what_can_replace_something_is_split_by_the_latest_of_its_metric() -> None:
+def test_what_can_be_stored_already_is_what_is_not_newer_than_its_metrics_latest() -> None:
     batch = batch_of((1, [(1, 1.0)]), (2, [(1, 1.0)]), (1, [(2, 1.0)]))
     known = Newest()
     known.put(np.array([(1, 2, 0, 5.0)], NEWEST_DTYPE))
-    at_latest, before = replacing.not_newer(batch, known.of)
-    assert (at_latest.tolist(), before.tolist()) == ([(1, 2, 1.0)], [(1, 1, 1.0)])
+    found = replacing.not_newer(batch, known.of)
+    assert found is not None
+    assert found.rows.tolist() == [(1, 1, 1.0), (1, 2, 1.0)]
+    assert np.array_equal(found.stored, [np.nan, 5.0], equal_nan=True)  # the latest is known, what is before it not yet

@@ -91,7 +91,7 @@ class Memories(RuleBasedStateMachine):
         self.recorder.clock.now = LONG_AFTER + timedelta(days=days_off)
         batch = batch_of(*((self.metrics[place].id, [(instant, value)]) for place, instant, value in rows))
         new = {(self.metrics[place].id, instant): value for place, instant, value in rows}
-        replaced = self.recorder.store.replaced(batch)
+        replaced = self.recorder.store.compare(batch).replaced
         expected = {key for key, value in new.items() if self.known.get(key, value) != value}
         assert {key: told.readings for key, told in replaced.items()} == {
             metric_id: sum(key[0] == metric_id for key in expected) for metric_id, _ in expected

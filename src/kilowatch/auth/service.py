@@ -73,6 +73,10 @@ class Gate:
         self._clock = clock
         self._memory = Memory()
 
+    def stamp(self) -> Hashable:
+        """Names the catalogue's state: nobody's rights change without another, but those that expire."""
+        return self._database.stamp()
+
     def knowing(self, caller: Caller, *, scope: Scope = "read") -> Seen[None]:
         """Who it is, where nothing of the catalogue is asked."""
         return self.seeing(caller, _nothing, None, scope=scope)

@@ -23,7 +23,7 @@ from kilowatch.errors import Invalid, KilowatchError, Unavailable
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
-    from kilowatch.history.model import Batch, Replaced
+    from kilowatch.history.model import Batch, Compared
     from kilowatch.ingest.service import Appending, Intake
 
 _AT_ONCE = 3
@@ -266,8 +266,8 @@ class _InTurn:
         finally:
             self._pass_on(failed=failed)
 
-    def replaced(self, batch: "Batch") -> "dict[int, Replaced]":
-        return self._history.replaced(batch)
+    def compare(self, batch: "Batch") -> "Compared":
+        return self._history.compare(batch)
 
     def submit(self, batch: "Batch") -> "Future[int]":
         self._await_turn()

@@ -1,6 +1,7 @@
 """`kilowatch serve` and `kilowatch demo`."""
 
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -81,26 +82,18 @@ def _show_demo(prepared: Any, address: str) -> None:
 
 
 def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:
-    import uvicorn
-
     from kilowatch.app import create_app
+    from kilowatch.cli.web import Server
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                out.print(banner or f"Serving on {_address(host, port)}", markup=False)
-
-    config = uvicorn.Config(
+    _allow_many_connections()
+    server = Server(
         create_app(settings, services=services),
+        started=lambda: out.print(banner or f"Serving on {_address(host, port)}", markup=False),
         host=host,
         port=port,
-        log_config=None,
-        access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=3,
     )
-    server = Server(config)
     # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
@@ -108,6 +101,13 @@ def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, b
     if not server.started:
         raise SystemExit(1)
     out.print("Stopped.")
+
+
+def _allow_many_connections() -> None:
+    """As many open files as this process may have: a stream is one, and the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where it is more than the kernel allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

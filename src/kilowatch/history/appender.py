@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from kilowatch.errors import Unavailable
-from kilowatch.history.model import Batch, Rows, joined
+from kilowatch.history.model import Batch, Flags, Rows, joined
 from kilowatch.kit.timespan import to_ms
 
 log = structlog.get_logger("kilowatch.history")
@@ -74,6 +74,11 @@ class Appender:
             self._waiting_rows += len(batch)
             self._changed.notify()
         return done
+
+    def let_time_pass(self) -> int:
+        """By its own thread: a moment before now, which whatever is stored from now on is received after."""
+        self._last_received_at = max(to_ms(self._clock()) - 1, self._last_received_at)
+        return self._last_received_at
 
     def close(self) -> None:
         """Write what waits, then stop."""
@@ -137,15 +142,24 @@ def rows_of(batches: list[Batch], received_at: int) -> Rows:
     metric_ids = joined([batch.metric_ids for batch in batches], np.uint32)
     timestamps = joined([batch.timestamps for batch in batches], np.int64)
     values = joined([batch.values for batch in batches], np.float64)
+    same = _same(batches)
+    compared_at = min((batch.compared_at for batch in batches if batch.compared_at is not None), default=None)
     if _rises(metric_ids, timestamps):
-        return Rows(metric_ids, timestamps, values, received_at)
+        return Rows(metric_ids, timestamps, values, received_at, same, compared_at)
     order = _stable_order(metric_ids, timestamps)
     metric_ids, timestamps = metric_ids[order], timestamps[order]
     last = np.ones(len(order), bool)
     last[:-1] = (metric_ids[1:] != metric_ids[:-1]) | (timestamps[1:] != timestamps[:-1])
     if not last.all():
         metric_ids, timestamps, order = metric_ids[last], timestamps[last], order[last]
-    return Rows(metric_ids, timestamps, values[order], received_at)
+    same = None if same is None else same[order]
+    return Rows(metric_ids, timestamps, values[order], received_at, same, compared_at)
+
+
+def _same(batches: list[Batch]) -> Flags | None:
+    if all(batch.same is None for batch in batches):
+        return None
+    return joined([np.zeros(len(batch), bool) if batch.same is None else batch.same for batch in batches], np.bool_)
 
 
 def _rises(metric_ids: np.ndarray, timestamps: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Which stored readings a batch would give another value: memory is asked first, then the engine for little else."""
+"""What is stored already at the times of a batch's readings: memory is asked first, then the engine for little else."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -8,8 +8,9 @@ import numpy as np
 from kilowatch.history import replacing, statements
 from kilowatch.history.chunks import Source, read_in_chunks
 from kilowatch.history.engine import Engine
-from kilowatch.history.model import Batch, MetricIds, Replaced
+from kilowatch.history.model import Batch, MetricIds
 from kilowatch.history.recent import Recent
+from kilowatch.history.replacing import NotNewer
 from kilowatch.kit.timespan import Window, from_ms
 
 _LATE_AT_MOST = 1_000  # readings that are looked for one by one in memory
@@ -32,18 +33,24 @@ class Corrections:
         self._history = history
         self._recent = recent
 
-    def by(self, batch: Batch) -> dict[int, Replaced]:
-        """See `HistoryStore.replaced`."""
-        at_latest, before_latest = replacing.not_newer(batch, self._history.latest)
-        found = [at_latest]
-        if self._recent is not None and 0 < len(before_latest) <= _LATE_AT_MOST:
-            is_known, values = self._recent.values_at(before_latest["metric_id"], before_latest["ts"])
-            differs = is_known & ~np.isnan(values) & (values != before_latest["value"])
-            found.append(before_latest[differs])
-            before_latest = before_latest[~is_known]
-        for rows in replacing.spans(before_latest):
-            found += [replacing.differing(rows, stored) for stored in self._stored_near(rows)]
-        return replacing.by_metric(np.concatenate(found))
+    def compare(self, batch: Batch) -> NotNewer | None:
+        """What is stored already where the batch has readings; `None` if nothing can be, as all of them are newer."""
+        found = replacing.not_newer(batch, self._history.latest)
+        if found is None:
+            return None
+        open_ = np.flatnonzero(np.isnan(found.stored))
+        if self._recent is not None and 0 < len(open_) <= _LATE_AT_MOST:
+            is_known, values = self._recent.values_at(found.rows["metric_id"][open_], found.rows["ts"][open_])
+            found.stored[open_] = values
+            open_ = open_[~is_known]
+        for part in replacing.spans(found.rows[open_]):
+            positions = open_[part]
+            rows = found.rows[positions]
+            for stored in self._stored_near(rows):
+                values = replacing.values_at(rows, stored)
+                is_found = ~np.isnan(values)
+                found.stored[positions[is_found]] = values[is_found]
+        return found
 
     def _stored_near(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """What is stored at the rows' times, and perhaps around them, in parts: `POINT_DTYPE` by (metric, time)."""

@@ -1,9 +1,10 @@
 """Readings, what can be asked of them, and what is answered."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ ENERGIES: tuple[Aggregate, ...] = ("energy", "energy_positive", "energy_negative
 Milliseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MetricIds = NDArray[np.uint32]
+Flags = NDArray[np.bool_]
 
 Stop = Callable[[], bool]
 """Says whether nobody waits for the answer any more."""
@@ -40,6 +42,10 @@ class Batch:
     metric_ids: MetricIds
     timestamps: Milliseconds
     values: Floats
+    same: Flags | None = None
+    """Which of them were stored already with this value when they were compared; `None` stands for none."""
+    compared_at: int | None = None
+    """The state of the store (`Changes.state`) that they were compared with, if they were."""
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -53,9 +59,69 @@ class Rows:
     timestamps: Milliseconds
     values: Floats
     received_at: int
+    same: Flags | None = None
+    compared_at: int | None = None
+    """As of a `Batch`: the earliest state that any of them was compared with."""
 
     def __len__(self) -> int:
         return len(self.timestamps)
+
+    def at(self, chosen: np.ndarray) -> "Rows":
+        """Those at rising positions, or where a flag is set."""
+        return Rows(
+            self.metric_ids[chosen],
+            self.timestamps[chosen],
+            self.values[chosen],
+            self.received_at,
+            None if self.same is None else self.same[chosen],
+            self.compared_at,
+        )
+
+
+class Place(NamedTuple):
+    """Where a reading stands in the order of arrival; also "all that came until then".
+
+    Times are ms since 1970. What one insert stores arrives at one moment, then by metric and time, so a place is never
+    taken twice. As text, `received_at.metric_id.ts`; or `received_at` alone, which is the end of that moment.
+    """
+
+    received_at: int
+    metric_id: int
+    ts: int
+
+    @classmethod
+    def until(cls, received_at: int) -> "Place":
+        """Behind all that was received until then."""
+        return cls(received_at, _LAST_METRIC, _LAST_TIME)
+
+    @classmethod
+    def parse(cls, text: str) -> "Place | None":
+        """The place that a text says; `None` if it says none."""
+        if (found := _PLACE.fullmatch(text)) is None:
+            return None
+        received_at, metric_id, ts = found.groups()
+        place = cls.until(int(received_at)) if metric_id is None else cls(int(received_at), int(metric_id), int(ts))
+        return place if place <= cls.until(_LAST_TIME) and place[1:] <= (_LAST_METRIC, _LAST_TIME) else None
+
+    def __str__(self) -> str:
+        if self == Place.until(self.received_at):
+            return str(self.received_at)
+        return f"{self.received_at}.{self.metric_id}.{self.ts}"
+
+
+_PLACE = re.compile(r"([0-9]{1,13})(?:\.([0-9]{1,10})\.([0-9]{1,13}))?")
+_LAST_METRIC = 2**32 - 1
+_LAST_TIME = 10**13 - 1  # in the year 2286
+
+
+class Listener(Protocol):
+    """Is told what arrives, by the thread that stores it: so it takes no time and never fails."""
+
+    def arrived(self, rows: Rows) -> None:
+        """These were just stored. Each moment of arrival is later than the one before."""
+
+    def arrived_in_part(self, received_at: int) -> None:
+        """An insert of that moment failed, and some of it may be stored nevertheless."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +175,14 @@ class Replaced:
     readings: int
     first: int
     last: int
+
+
+class Compared(NamedTuple):
+    """A batch, with what it would change."""
+
+    batch: Batch
+    replaced: dict[int, Replaced]
+    """The stored readings that would get another value, by metric; metrics without one are missing."""
 
 
 @dataclass(frozen=True, slots=True)

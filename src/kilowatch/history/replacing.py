@@ -1,35 +1,82 @@
-"""Which readings of a batch give another value to a time that has one: arithmetic on columns, no engine."""
+"""What is stored already at the times of a batch's readings: arithmetic on columns, no engine."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from kilowatch.history.model import Batch, MetricIds, Replaced
+from kilowatch.history.model import Batch, Flags, Floats, MetricIds, Replaced, Rows
 from kilowatch.history.statements import POINT_DTYPE
 
-_NOTHING = np.empty(0, POINT_DTYPE)
 APART_MS = 3_600_000
 MOST_SPANS = 32
 _TIME_BITS = 44  # ms until the year 2527
 
 
-def not_newer(batch: Batch, latest: Callable[[MetricIds], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What of a batch can replace anything: `POINT_DTYPE` rows at the time of their metric's latest reading whose value
-    is another, and rows before it. Of rows of one metric and time the last counts; both are by (metric, time).
-    """
+class NotNewer(NamedTuple):
+    """What of a batch is not newer than its metric's latest reading, and so may be stored already."""
+
+    rows: np.ndarray
+    """`POINT_DTYPE` by (metric, time), each once: of several the last in the batch."""
+    stored: Floats
+    """The value that is stored at each, NaN for nothing. Here the latest readings' alone, to be completed."""
+    positions: np.ndarray
+    """Where in the batch those are that are not newer,"""
+    row_of: np.ndarray
+    """and which of `rows` each of them is about."""
+
+    def same(self, batch: Batch) -> Flags:
+        """Which of the batch's readings have the value that is stored."""
+        same = np.zeros(len(batch), bool)
+        same[self.positions] = self.stored[self.row_of] == batch.values[self.positions]
+        return same
+
+    def replaced(self) -> dict[int, Replaced]:
+        return by_metric(self.rows[~np.isnan(self.stored) & (self.stored != self.rows["value"])])
+
+
+def not_newer(batch: Batch, latest: Callable[[MetricIds], np.ndarray]) -> NotNewer | None:
+    """`None` if all of it is newer, as mostly."""
     newest = _newest(batch.metric_ids, latest)
     old = np.flatnonzero(batch.timestamps <= newest["ts"])
     if not len(old):
-        return _NOTHING, _NOTHING
+        return None
     rows = np.empty(len(old), POINT_DTYPE)
     rows["metric_id"], rows["ts"], rows["value"] = batch.metric_ids[old], batch.timestamps[old], batch.values[old]
     order = np.lexsort((rows["ts"], rows["metric_id"]))  # stable: equal ones stay in order of arrival
     rows, newest = rows[order], newest[old][order]
     last = np.ones(len(rows), bool)
     last[:-1] = (rows["metric_id"][1:] != rows["metric_id"][:-1]) | (rows["ts"][1:] != rows["ts"][:-1])
+    row_of = np.cumsum(last) - last
     rows, newest = rows[last], newest[last]
-    at_newest = rows["ts"] == newest["ts"]
-    return rows[at_newest & (rows["value"] != newest["value"])], rows[~at_newest]
+    stored = np.where(rows["ts"] == newest["ts"], newest["value"], np.nan)
+    return NotNewer(rows, stored, old[order], row_of)
+
+
+def late(rows: Rows, latest: Callable[[MetricIds], np.ndarray]) -> np.ndarray:
+    """The positions of those rows that are not newer than their metric's latest reading."""
+    begins = np.flatnonzero(np.diff(rows.metric_ids, prepend=0))
+    newest = latest(rows.metric_ids[begins])["ts"]
+    if (rows.timestamps[begins] > newest).all():
+        return np.empty(0, np.int64)
+    return np.flatnonzero(rows.timestamps <= np.repeat(newest, np.diff(begins, append=len(rows))))
+
+
+def points_of(rows: Rows | Batch) -> np.ndarray:
+    """The same as `POINT_DTYPE`."""
+    points = np.empty(len(rows), POINT_DTYPE)
+    points["metric_id"], points["ts"], points["value"] = rows.metric_ids, rows.timestamps, rows.values
+    return points
+
+
+def near(points: np.ndarray, rows: Rows) -> bool:
+    """Whether they may have a metric and time in common; `points` are some."""
+    return bool(
+        rows.metric_ids[0] <= points["metric_id"][-1]
+        and points["metric_id"][0] <= rows.metric_ids[-1]
+        and rows.timestamps.min() <= points["ts"].max()
+        and points["ts"].min() <= rows.timestamps.max()
+    )
 
 
 def _newest(metric_ids: MetricIds, latest: Callable[[MetricIds], np.ndarray]) -> np.ndarray:
@@ -40,7 +87,8 @@ def _newest(metric_ids: MetricIds, latest: Callable[[MetricIds], np.ndarray]) ->
 
 
 def spans(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows in parts that are near in time, so that what is stored around each can be read back with little else.
+    """The rows' positions in parts that are near in time, so that what is stored around each can be read back with
+    little else.
 
     A part ends where nothing follows for an hour; there are 32 at most, cut at the widest gaps.
     """
@@ -51,19 +99,20 @@ def spans(rows: np.ndarray) -> Iterator[np.ndarray]:
     cuts = np.flatnonzero(gaps > APART_MS)
     if len(cuts) >= MOST_SPANS:
         cuts = np.sort(cuts[np.argsort(gaps[cuts])[-(MOST_SPANS - 1) :]])
-    yield from (rows[np.sort(part)] for part in np.split(by_time, cuts + 1) if len(part))
+    yield from (np.sort(part) for part in np.split(by_time, cuts + 1) if len(part))
 
 
-def differing(rows: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """Those of the rows whose metric and time are stored with another value. Both are by (metric, time)."""
+def values_at(rows: np.ndarray, stored: np.ndarray) -> Floats:
+    """The stored value at each row's metric and time, NaN where there is none. Both are by (metric, time)."""
     if not len(stored):
-        return rows[:0]
+        return np.full(len(rows), np.nan)
     metric_ids = np.unique(rows["metric_id"])
+    stored = stored[np.isin(stored["metric_id"], metric_ids)]
+    if not len(stored):
+        return np.full(len(rows), np.nan)
     wanted, there = _keys(rows, metric_ids), _keys(stored, metric_ids)
     position = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
-    differs = (there[position] == wanted) & (stored["value"][position] != rows["value"])
-    found: np.ndarray = rows[differs]
-    return found
+    return np.where(there[position] == wanted, stored["value"][position], np.nan)
 
 
 def _keys(rows: np.ndarray, metric_ids: np.ndarray) -> np.ndarray:

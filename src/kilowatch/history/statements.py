@@ -44,6 +44,21 @@ FROM system.parts
 WHERE database = currentDatabase() AND table = 'readings' AND active
 """
 
+# Not `FINAL`, which costs fifty times as much: what is there of a reading that was replaced did arrive, too. A server's
+# client may send an insert again whose answer was lost: that is one arrival.
+ARRIVALS = """
+SELECT metric_id, toUnixTimestamp64Milli(ts), value, toUnixTimestamp64Milli(received_at)
+FROM readings
+WHERE metric_id IN {ids:Array(UInt32)}
+    AND received_at >= fromUnixTimestamp64Milli({received_at:Int64}, 'UTC')
+    AND received_at <= fromUnixTimestamp64Milli({until:Int64}, 'UTC')
+    AND (toUnixTimestamp64Milli(received_at), metric_id, toUnixTimestamp64Milli(ts))
+        > ({received_at:Int64}, {metric_id:UInt32}, {ts:Int64})
+ORDER BY received_at, metric_id, ts
+LIMIT 1 BY received_at, metric_id, ts
+LIMIT {limit:UInt64}
+"""
+
 POINT_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8")])
 
 COUNT_IN_WINDOW = f"SELECT count() FROM readings WHERE {_IN_WINDOW}"

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -12,16 +13,18 @@ import numpy as np
 import structlog
 
 from kilowatch.errors import Unavailable
-from kilowatch.history import statements
+from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
+from kilowatch.history.arrivals import Arrivals
+from kilowatch.history.changes import Changes
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine
-from kilowatch.history.model import Batch, MetricIds, Points, Replaced, Rows, Stored
+from kilowatch.history.model import Batch, Compared, Flags, Listener, MetricIds, Place, Points, Rows, Stored
 from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
-from kilowatch.kit.timespan import Window
+from kilowatch.kit.timespan import Window, to_ms
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -67,6 +70,8 @@ class HistoryStore:
         self.spans = Spans(memory_bytes if self._alone else 0)
         self._newest = Newest()
         self._recent = Recent()
+        self._changes = Changes()
+        self._unsure: set[int] = set()
         self._corrections = Corrections(self._engine, self, self._recent if self._alone else None)
         self._correcting = threading.Lock()
         # Held while readings, and what is the newest of them, are written or taken out.
@@ -80,12 +85,14 @@ class HistoryStore:
         except BaseException:
             self._engine.close()
             raise
+        # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
+        last_received_at = max(int(last_written), self._stored_until, to_ms(clock()) - 1)
+        self._arrivals = Arrivals(self._engine, last_received_at)
         self._appender = Appender(
             self._store_rows,
             clock=clock,
-            # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
-            last_received_at=max(int(last_written), self._stored_until),
-            when_idle=self._write_newest_sometimes,
+            last_received_at=last_received_at,
+            when_idle=self._between_inserts,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
 
@@ -94,7 +101,8 @@ class HistoryStore:
     def submit(self, batch: Batch) -> Future[int]:
         """Store readings, together with those of others who write at this moment.
 
-        Of readings of the same metric and time the later in the batch, or the later submitted, wins.
+        Those of a batch that was compared which are stored already are not stored again. Of readings of the same
+        metric and time the later in the batch, or the later submitted, wins.
 
         Returns:
             Done when the readings are durable; its result is when they were received, in ms since 1970. Its error is
@@ -127,7 +135,8 @@ class HistoryStore:
                 self._engine.insert("readings", _READING_COLUMNS, body, "Native")
             finally:  # a part of it may be stored though the whole is not
                 self.spans.stored(rows)
-            self._recent.settle(found)
+                self._recent.settle(found)
+                self._changes.unknown()
             self._newest.put(found)
             self._insert_latest(found)  # at once: a start looks only at what was received lately
 
@@ -138,6 +147,7 @@ class HistoryStore:
             self._engine.command(statements.ERASE, {"ids": list(chunk)})
         self.spans.removed(metric_ids)
         self._recent.clear()
+        self._changes.unknown()
         with self._storing:
             for chunk in _chunks(metric_ids):
                 self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
@@ -176,13 +186,36 @@ class HistoryStore:
                 if self._alone:
                     left = self._engine.query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)
                     self._newest.replace(metric_id, left)
+            self._changes.unknown()
 
-    def replaced(self, batch: Batch) -> dict[int, Replaced]:
-        """How many stored readings would get another value by this batch, by metric; those that would not are missing.
+    def compare(self, batch: Batch) -> Compared:
+        """Look for what is stored already at the times of a batch's readings, before it is submitted.
 
-        Only what is not newer than a metric's latest reading is looked for.
+        Only what is not newer than a metric's latest reading is looked for. Of the batch that it returns, readings
+        that would change nothing are left out when it is stored, so that they don't arrive a second time.
         """
-        return self._corrections.by(batch)
+        state = self._changes.state  # before anything is read
+        found = self._corrections.compare(batch)
+        same = None if found is None else found.same(batch)
+        return Compared(replace(batch, same=same, compared_at=state), {} if found is None else found.replaced())
+
+    # ── in order of arrival ──
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have it told of all that this process stores from now on; what is returned ends that."""
+        return self._arrivals.listen(listener)
+
+    def arrived_until(self) -> int:
+        """The moment of the last arrival, in ms since 1970. All that arrived until then can be read, whole."""
+        return self._arrivals.until
+
+    def told_until(self) -> int:
+        """All that arrived until this moment (ms since 1970) was told to those who listen."""
+        return self._arrivals.told
+
+    def arrivals(self, metric_ids: Sequence[int], after: Place, *, until: int, limit: int) -> np.ndarray:
+        """These metrics' readings behind a place, in order of arrival. See `Arrivals.read`."""
+        return self._arrivals.read(metric_ids, after, until=until, limit=limit)
 
     # ── out ──
 
@@ -325,18 +358,70 @@ class HistoryStore:
 
     def _store_rows(self, rows: Rows) -> None:
         """One insert by the appender's thread, on the client that is its own."""
+        self._make_sure()
+        rows = self._without_same(rows)
+        if not len(rows):
+            return
         with self._storing:
+            found = last_of_each(rows)
             try:
                 self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
-            finally:  # a part of it may be stored though the whole is not
+                if not self._alone:
+                    self._insert_latest(found)
+            except BaseException:
+                self._stored_in_part(rows, found)
+                raise
+            finally:
                 self.spans.stored(rows)
-            found = last_of_each(rows)
             if self._alone:
                 self._recent.stored(rows)
                 self._newest.put(found)
                 self._stored_until = rows.received_at
-            else:
-                self._insert_latest(found)
+            self._changes.stored(rows)
+        self._arrivals.stored(rows)
+
+    def _without_same(self, rows: Rows) -> Rows:
+        """The rows without those that are stored already with the same value, where they were compared."""
+        if rows.compared_at is None:
+            return rows
+        late = replacing.late(rows, self.latest) if self._alone else np.arange(len(rows))
+        if not len(late):
+            return rows
+        same = np.zeros(len(rows), bool)
+        same[late] = self._same(rows.at(late))
+        return rows.at(~same) if same.any() else rows
+
+    def _same(self, rows: Rows) -> Flags:
+        """Which of the rows are stored already: when they were compared, and after what was stored since."""
+        since = self._changes.since(rows.compared_at or 0)
+        if since is None:
+            batch = Batch(rows.metric_ids, rows.timestamps, rows.values)
+            found = self._corrections.compare(batch)
+            return np.zeros(len(rows), bool) if found is None else found.same(batch)
+        same = np.zeros(len(rows), bool) if rows.same is None else rows.same
+        points = replacing.points_of(rows)
+        for stored in since:
+            if replacing.near(points, stored):
+                values = replacing.values_at(points, replacing.points_of(stored))
+                same = np.where(np.isnan(values), same, values == points["value"])
+        return same
+
+    def _stored_in_part(self, rows: Rows, found: np.ndarray) -> None:
+        """An insert failed, and nobody knows what of it is stored."""
+        if self._alone:
+            self._recent.settle(found)
+            self._unsure.update(found["metric_id"].tolist())
+        self._changes.unknown()
+        self._arrivals.stored_in_part(rows.received_at)
+
+    def _make_sure(self) -> None:
+        """Look up what is the newest reading of metrics of which an insert failed."""
+        if not self._unsure:
+            return
+        for chunk in _chunks(sorted(self._unsure)):
+            self._newest.put(self._engine.query(statements.NEWEST_STORED, {"ids": list(chunk)}, NEWEST_DTYPE))
+        self._unsure.clear()
+        self._changes.unknown()
 
     # ── the newest readings ──
     #
@@ -355,6 +440,12 @@ class HistoryStore:
     def _complete_until(self) -> int:
         (mark,) = self._newest.of(np.zeros(1, np.uint32))
         return int(mark["received_at"])
+
+    def _between_inserts(self) -> None:
+        """Now and then, by the appender's thread."""
+        self._arrivals.nothing_until(self._appender.let_time_pass())
+        self._changes.forget_old()
+        self._write_newest_sometimes()
 
     def _write_newest_sometimes(self) -> None:
         if self._alone and time.monotonic() - self._written_at > _NEWEST_EVERY_S:

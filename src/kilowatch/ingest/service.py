@@ -17,7 +17,7 @@ from kilowatch.config import Settings
 from kilowatch.errors import Forbidden, TooLarge, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch, Replaced
+from kilowatch.history.model import Batch, Compared
 from kilowatch.ingest import formats
 from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report
@@ -34,7 +34,7 @@ MOST_METRICS = 50_000
 class Appending(Protocol):
     def submit(self, batch: Batch) -> Future[int]: ...
 
-    def replaced(self, batch: Batch) -> dict[int, Replaced]: ...
+    def compare(self, batch: Batch) -> Compared: ...
 
 
 class Intake:
@@ -138,14 +138,16 @@ class Intake:
             return facility.addressed_metrics(work.connection, work.who, made), not_made
 
     def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int] | None, list[int]]:
-        """Store readings; those that give another value to a time that has one are noted in the audit log.
+        """Store readings that are not stored already; those that give another value to a time that has one are noted
+        in the audit log.
 
         They are noted before: of the two that a crash can leave, an entry too many is better than one too few.
         """
         if not len(batch):
             return None, []
         entries: list[int] = []
-        if corrected := self._history.replaced(batch):
+        batch, corrected = self._history.compare(batch)
+        if corrected:
             metrics = {metric.id: metric for metric, _ in found.values()}
             with self._gate.writing(caller, scope="ingest") as work:
                 entries = facility.record_corrections(work, corrected, metrics)

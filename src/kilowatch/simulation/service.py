@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric, SimulatedDevice
-from kilowatch.history.model import Batch, Floats, MetricIds, Milliseconds, Stop, joined
+from kilowatch.history.model import Batch, Compared, Floats, MetricIds, Milliseconds, Stop, joined
 from kilowatch.kit import units
 from kilowatch.kit.db import Database, take_turns
 from kilowatch.kit.memory import Memory, leave
@@ -49,6 +49,8 @@ _SETTING_UP_MS = 3_600_000
 
 class Readings(Protocol):
     """What the simulation needs of the history."""
+
+    def compare(self, batch: Batch) -> Compared: ...
 
     def submit(self, batch: Batch) -> Future[int]: ...
 
@@ -188,7 +190,8 @@ class Simulation:
         plan = self._plan(site_id)
         due = plan.due(to_ms(self._clock()))
         for portion in self._make(plan, self._places[site_id], due, lambda: False):
-            self._readings.submit(portion.batch()).result()
+            batch, _ = self._readings.compare(portion.batch())  # some may be there from before a crash
+            self._readings.submit(batch).result()
             self._note(site_id, portion)
 
     # ── making ──

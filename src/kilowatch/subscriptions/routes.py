@@ -1,11 +1,12 @@
 """HTTP for subscriptions, their latest values and history."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from kilowatch.auth.routes import MaybeOnce, Who
-from kilowatch.history.model import LatestReadings
+from kilowatch.errors import Fault, Invalid
+from kilowatch.history.model import LatestReadings, Place
 from kilowatch.history.routes import (
     LATEST_EXAMPLE,
     Format,
@@ -16,7 +17,19 @@ from kilowatch.history.routes import (
 )
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, HistoryLane, Limit, RecordId, answer, created
+from kilowatch.kit.web import (
+    LIMIT_DEFAULT,
+    NO_CONTENT,
+    CatalogueLane,
+    Cursor,
+    HistoryLane,
+    Limit,
+    RecordId,
+    answer,
+    created,
+)
+from kilowatch.live.response import EventStream
+from kilowatch.live.streams import Streams
 from kilowatch.subscriptions.model import Subscription
 from kilowatch.subscriptions.schemas import SubscriptionChange, SubscriptionIn
 from kilowatch.subscriptions.service import Subscriptions
@@ -151,3 +164,66 @@ async def history_of_subscription(
     return await answer_history(
         request, lane, lambda stop: subscriptions.stream(who, subscription_id, question, stop=stop), media
     )
+
+
+async def _streams(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
+
+
+_EVENTS = """retry: 2000
+
+id: 1767605400250
+event: latest
+data: {"metric_id":7,"site":"home","device":"roof","metric":"power","value":1.5,"unit":"kW",…}
+
+id: 1767605460250.7.1767605460000
+event: reading
+data: {"metric_id":7,"timestamp":"2026-01-05T09:31:00Z","value":1.6,"received_at":"2026-01-05T09:31:00.250000Z"}
+
+"""
+_STREAM = operation(None, 401, 403, 404, 422, 429, description="Events, without an end.")
+_STREAM["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENTS}}
+
+
+@router.get(
+    "/subscriptions/{subscription_id}/stream",
+    tags=["Subscriptions"],
+    summary="Stream the readings of a subscription as they arrive",
+    response_class=Response,
+    **_STREAM,
+)
+async def stream_of_subscription(
+    subscriptions: SubscriptionService,
+    streams: Annotated[Streams, Depends(_streams)],
+    lane: CatalogueLane,
+    who: Who,
+    subscription_id: RecordId,
+    last_event_id: Annotated[
+        str | None, Header(max_length=40, description="The `id` of the last event that the client has.")
+    ] = None,
+    last_event_id_in_query: Annotated[
+        str | None,
+        Query(alias="last_event_id", max_length=40, description="The same, for clients that can't set a header."),
+    ] = None,
+) -> Response:
+    """Server-sent events: `latest` for each metric, then `reading` for each new reading, whatever way it came in.
+
+    With the last event's id all that was missed comes first, once, in the order of its arrival; `reset` says that the
+    id is too old for that. `unavailable` says that metrics may not be read any more, `end` why the stream ends.
+    """
+    after = _place(last_event_id, "header") or _place(last_event_id_in_query, "query")
+    source, sight = await lane.run_quickly(subscriptions.watch, who, subscription_id)
+    streams.check_room(source)
+    return EventStream(streams, source, sight, after)
+
+
+def _place(text: str | None, part: Literal["header", "query"]) -> Place | None:
+    if not text:  # browsers send an empty one before there was any event
+        return None
+    place = Place.parse(text)
+    if place is None:
+        name = "Last-Event-ID" if part == "header" else "last_event_id"
+        detail = f"{name}: not an id of this stream; leave it out to begin anew."
+        raise Invalid(detail, faults=(Fault(f"/{name}", detail, part),))
+    return place

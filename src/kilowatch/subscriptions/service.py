@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from kilowatch.auth.model import Principal
+from kilowatch.auth.model import Credential, Principal
 from kilowatch.auth.rights import require_admin
 from kilowatch.auth.service import Caller, Gate, Work
-from kilowatch.errors import Fault, Invalid, NotFound
+from kilowatch.errors import Fault, Invalid, NotFound, Unauthenticated
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import HistoryStream, LatestReading, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
+from kilowatch.live.model import End, Sight
 from kilowatch.subscriptions import store
 from kilowatch.subscriptions.model import StoredSubscription, SubscribedMetric, Subscription
 
@@ -106,6 +107,18 @@ class Subscriptions:
         stream = self._histories.stream(metrics, query, check=check, stop=stop)
         return replace(stream, unavailable=tuple(metric_id for metric_id in ids if metric_id not in readable))
 
+    def watch(self, caller: Credential, subscription_id: int) -> tuple["Watched", Sight]:
+        """For a stream: what says now and later what it may show, and that of now.
+
+        Raises:
+            Unauthenticated, Forbidden, NoSuchSubscription: it may show nothing.
+        """
+        seen = self._gate.seeing(caller, _metrics, subscription_id)
+        return Watched(self, caller, subscription_id, seen.who), _sight(seen.found)
+
+    def sight(self, caller: Caller, subscription_id: int) -> Sight:
+        return _sight(self._metrics(caller, subscription_id))
+
     def owner(self, operator: Principal, subscription_id: int) -> Principal:
         """Whose subscription it is, for the command line: it is read with its owner's rights."""
         with self._gate.reading(operator) as work:
@@ -119,6 +132,25 @@ class Subscriptions:
         return self._gate.seeing(caller, _metrics, subscription_id).found
 
 
+class Watched:
+    """A subscription that a stream shows, for as long as its caller may see it."""
+
+    def __init__(self, subscriptions: Subscriptions, caller: Credential, subscription_id: int, who: Principal) -> None:
+        self.user_id, self.expires_at = who.user_id, who.expires_at
+        self._subscriptions, self._caller, self._id = subscriptions, caller, subscription_id
+
+    def look(self) -> Sight | End:
+        try:
+            return self._subscriptions.sight(self._caller, self._id)
+        except Unauthenticated as error:
+            return End("signed_out" if self._caller.key_hash is None else "key_ended", error.detail)
+        except NoSuchSubscription as error:
+            return End("subscription_gone", error.detail)
+
+    def latest(self) -> list[LatestReading]:
+        return self._subscriptions.latest(self._caller, self._id)
+
+
 class _Metrics(NamedTuple):
     """A subscription's metrics in its order, and those of them that may be read."""
 
@@ -130,6 +162,11 @@ def _metrics(connection: Connection, who: Principal, subscription_id: int) -> _M
     _stored(connection, who, subscription_id)
     ids = store.metric_ids_of(connection, [subscription_id])[subscription_id]
     return _Metrics(ids, facility.readable_metrics(connection, who, ids))
+
+
+def _sight(metrics: _Metrics) -> Sight:
+    readable = tuple(metric_id for metric_id in metrics.ids if metric_id in metrics.readable)
+    return Sight(readable, tuple(metric_id for metric_id in metrics.ids if metric_id not in metrics.readable))
 
 
 def _stored(connection: Connection, who: Principal, subscription_id: int) -> StoredSubscription:

@@ -1,0 +1,1 @@
+"""Readings go out as they arrive, and in the order in which they did."""
