@@ -112,6 +112,7 @@ class Kilowatch:
         )
         return Streams(
             self.feed,
+            self.subscriptions,
             limits,
             clock=self._clock,
             stamp=self._gate.stamp,
