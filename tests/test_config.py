@@ -28,6 +28,10 @@ OTHER = {
     "threads": ("7", 7),
     "history_threads": ("7", 7),
     "history_memory_bytes": ("1000000", 1_000_000),
+    "streams": ("7", 7),
+    "streams_per_user": ("7", 7),
+    "stream_kept_days": ("8", 8),
+    "stream_stall_s": ("7.5", 7.5),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
 }

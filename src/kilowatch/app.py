@@ -115,6 +115,7 @@ class Kilowatch:
         )
         return Streams(
             self.feed,
+            self.subscriptions,
             limits,
             clock=self.now,
             stamp=self._gate.stamp,

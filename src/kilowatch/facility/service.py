@@ -538,6 +538,11 @@ def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int])
     return {metric.id: metric for metric, _ in store.placed_metrics(connection, who, ids)}
 
 
+def readable_metric_ids(connection: Connection, who: Principal, ids: Sequence[int]) -> set[int]:
+    """Those of the metrics that `who` may read, where nothing else of them is asked."""
+    return store.visible_metric_ids(connection, who, ids)
+
+
 def addressed_metrics(
     connection: Connection, who: Principal, references: Sequence[int | str]
 ) -> dict[int | str, tuple[PlacedMetric, Role]]:

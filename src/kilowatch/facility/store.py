@@ -273,6 +273,16 @@ def placed_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -
     return found
 
 
+def visible_metric_ids(connection: Connection, who: Principal, ids: Sequence[int]) -> set[int]:
+    """Those of the metrics that `who` may see: a third of what it costs to find their names too."""
+    found: set[int] = set()
+    for chunk in batched(ids, _CHUNK):
+        statement = select(MetricRow.id).join(DeviceRow, DeviceRow.id == MetricRow.device_id)
+        statement = visible(statement.where(MetricRow.id.in_(chunk)), who, DeviceRow.site_id)
+        found.update(connection.execute(statement).scalars())
+    return found
+
+
 def placed_metrics_named(
     connection: Connection, who: Principal, names: Sequence[tuple[str, str, str]]
 ) -> list[tuple[PlacedMetric, Role]]:
