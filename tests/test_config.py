@@ -32,6 +32,8 @@ OTHER = {
     "streams_per_user": ("7", 7),
     "stream_kept_days": ("8", 8),
     "stream_stall_s": ("7.5", 7.5),
+    "webhook_requests": ("7", 7),
+    "webhook_private_addresses": ("true", True),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
 }

@@ -80,6 +80,10 @@ MATRIX = {
     "GET /api/v1/subscriptions/{subscription_id}/latest": ITS_OWNER,
     "GET /api/v1/subscriptions/{subscription_id}/history": ITS_OWNER,
     "GET /api/v1/subscriptions/{subscription_id}/stream": ITS_OWNER,
+    "PUT /api/v1/subscriptions/{subscription_id}/webhook": ITS_OWNER,
+    "GET /api/v1/subscriptions/{subscription_id}/webhook": ITS_OWNER,
+    "DELETE /api/v1/subscriptions/{subscription_id}/webhook": "401 404 404 404 204 404",
+    "GET /api/v1/subscriptions/{subscription_id}/webhook/deliveries": ITS_OWNER,
     "GET /health/live": ANYONE,
     "GET /health/ready": ANYONE,
 }
@@ -90,6 +94,8 @@ FOR_SIGN_INS_ALONE = {
     "POST /api/v1/me/api-keys",
     "DELETE /api/v1/me/api-keys/{key_id}",
 }
+# what a webhook is sent is read, and where to is written: tests/webhooks has a key with both
+FOR_MORE_THAN_A_SCOPE = {*FOR_SIGN_INS_ALONE, "PUT /api/v1/subscriptions/{subscription_id}/webhook"}
 OF_A_SITE = [op for op in MATRIX if any(part in op for part in ("{site_id}", "{device_id}", "{metric_id}"))]
 WITH_AN_ID = [op for op in MATRIX if "{" in op]
 NEVER_USED = 2_000_000_000
@@ -132,6 +138,9 @@ class Target:
         if not operation or "{subscription_id}" in operation:
             subscription = {"name": name, "metric_ids": [target.metric_id]}
             target.subscription_id = world.technician.post("/subscriptions", subscription).json()["id"]
+        if not operation or "/webhook" in operation:
+            path = f"/subscriptions/{target.subscription_id}/webhook"
+            assert world.technician.put(path, BODIES[PUT_WEBHOOK](target)).status_code == 201
         if not operation or "{key_id}" in operation:
             target.key_id = world.technician.post("/me/api-keys", {"name": name}).json()["id"]
         if not operation or "{user_id}" in operation or "refresh" in operation:
@@ -147,6 +156,7 @@ def sign_in(world: World, person: Person) -> dict[str, Any]:
     return tokens
 
 
+PUT_WEBHOOK = "PUT /api/v1/subscriptions/{subscription_id}/webhook"
 BODIES: dict[str, Callable[[Target], dict[str, Any]]] = {
     "POST /api/v1/auth/refresh": lambda target: {"refresh_token": target.refresh_token},
     "POST /api/v1/me/api-keys": lambda _: {"name": "Gateway"},
@@ -168,6 +178,7 @@ BODIES: dict[str, Callable[[Target], dict[str, Any]]] = {
     },
     "POST /api/v1/subscriptions": lambda target: {"name": "Mine", "metric_ids": [target.metric_id]},
     "PATCH /api/v1/subscriptions/{subscription_id}": lambda _: {"name": "changed"},
+    PUT_WEBHOOK: lambda _: {"url": "https://example.org/hook", "enabled": False},  # so nothing is looked up or sent
 }
 
 
@@ -314,7 +325,7 @@ def test_an_api_key_does_what_its_owner_may_within_its_scope(
     of_owner = int(MATRIX[operation].split()[ROLES.index(owner)])
     expected, got = {}, {}
     for scope in ("read", "write", "ingest"):
-        allowed = operation in PUBLIC or (scope == scope_for(operation) and operation not in FOR_SIGN_INS_ALONE)
+        allowed = operation in PUBLIC or (scope == scope_for(operation) and operation not in FOR_MORE_THAN_A_SCOPE)
         expected[scope] = of_owner if allowed else 403
         http = targets.key_of(owner, scopes=[scope])
         got[scope] = ask(http, operation, targets.of(operation, expected[scope])).status_code

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -40,6 +40,13 @@ from kilowatch.simulation.keeper import Keeper
 from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
+from kilowatch.webhooks import sender as webhook_sender
+from kilowatch.webhooks.addresses import Addresses
+from kilowatch.webhooks.courier import Courier
+from kilowatch.webhooks.deliveries import Deliveries
+from kilowatch.webhooks.routes import router as webhooks_router
+from kilowatch.webhooks.sender import News, Sender
+from kilowatch.webhooks.service import Webhooks
 
 Clock = Callable[[], datetime]
 
@@ -47,6 +54,7 @@ _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
 _LIVE_THREADS = 2
+_WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
@@ -76,6 +84,8 @@ class Kilowatch:
             + _HEALTH_THREADS
             + _LIVE_THREADS
             + 1
+            + _WEBHOOK_THREADS
+            + webhook_sender.THREADS
         )
         self.database = Database(settings.resolved_database_url, pool_size=threads)
         try:
@@ -97,7 +107,20 @@ class Kilowatch:
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
+        self.webhook_addresses = Addresses(private=settings.webhook_private_addresses)
+        self.webhook_news = News()
+        self.webhooks = Webhooks(
+            gate, self.feed, self.webhook_addresses, signing_key=signing_key, changed=self.webhook_news.changed
+        )
+        self.deliveries = Deliveries(
+            self.database,
+            self.feed,
+            clock,
+            signing_key=signing_key,
+            kept_for=timedelta(days=settings.stream_kept_days),
+        )
         if with_history:
+            self.feed.listen(self.webhook_news)
             self.catalogue.finish_erasures()
 
     def intake_into(self, history: Appending) -> Intake:
@@ -200,14 +223,16 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
         app.state.health_lane = Lane(_HEALTH_THREADS)
+        app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
-            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions"):
+            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions", "webhooks"):
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
             with contextlib.closing(Keeper(opened.simulation)):
-                yield
-                await app.state.streams.close()
+                async with _sending(opened, settings, clock):
+                    yield
+                    await app.state.streams.close()
 
     app = FastAPI(
         title="Kilowatch",
@@ -229,6 +254,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         influx_router,
         facility_router,
         subscriptions_router,
+        webhooks_router,
         auth_router,
         _health_router,
     ):
@@ -239,6 +265,16 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestLog)
     return app
+
+
+def _sending(services: Kilowatch, settings: Settings, clock: Clock) -> AbstractAsyncContextManager[None]:
+    """Webhooks are posted to while the application runs."""
+    if services.history is None or settings.webhook_requests == 0:
+        return contextlib.nullcontext()
+    courier = Courier(services.webhook_addresses)
+    return Sender(
+        services.deliveries, courier, services.webhook_news, most=settings.webhook_requests, clock=clock
+    ).running()
 
 
 # ── health ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -330,6 +366,7 @@ _TAGS = [
     {"name": "Readings", "description": "Measurements coming in."},
     {"name": "Latest values", "description": "The newest reading of each metric."},
     {"name": "Subscriptions", "description": "A chosen set of metrics."},
+    {"name": "Webhooks", "description": "Readings posted to you as they arrive."},
     {"name": "History", "description": "Readings and aggregates over a window of time."},
     {"name": "Grants", "description": "Who may do what at a site."},
     {"name": "Users", "description": "People and programs with an account."},

@@ -79,10 +79,21 @@ class Settings(BaseSettings):
         7,
         ge=1,
         le=366,
-        description="A stream's reader that was away for so long still gets all it missed, in days.",
+        description="A stream's reader, or a webhook, that was away for so long still gets all it missed, in days.",
     )
     stream_stall_s: float = Field(
         10, gt=0, description="A stream's reader that takes nothing for so long is cut off, in seconds."
+    )
+    webhook_requests: int = Field(
+        16,
+        ge=0,
+        le=256,
+        description="Webhooks that are posted to at the same time, at most. 0: this process posts none.",
+    )
+    webhook_private_addresses: bool = Field(
+        False,
+        description="Lets webhooks go to private and loopback addresses too, so that whoever has an account can make "
+        "this server post to any machine beside it.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."

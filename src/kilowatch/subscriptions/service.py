@@ -252,3 +252,18 @@ def _check_metrics(work: Work, metric_ids: list[int], *, already: Sequence[int] 
         seen.add(metric_id)
     if faults:
         raise Invalid("; ".join(f"{f.pointer.strip('/')}: {f.detail}" for f in faults[:3]), faults=tuple(faults[:100]))
+
+
+def require_own(connection: Connection, who: Principal, subscription_id: int) -> None:
+    """Raises `NoSuchSubscription` where it is not the caller's."""
+    _stored(connection, who, subscription_id)
+
+
+def readable_by_owner(connection: Connection, subscription_id: int) -> dict[int, PlacedMetric]:
+    """Those metrics of a subscription that its owner may read now."""
+    owner = store.find_owner(connection, subscription_id)
+    if owner is None:
+        return {}
+    return facility.readable_metrics(
+        connection, owner, store.metric_ids_of(connection, [subscription_id])[subscription_id]
+    )
