@@ -37,8 +37,8 @@ def upgrade() -> None:
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("begins", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("timezone", sa.String(length=60), nullable=False),
-        sa.Column("latitude", sa.Float(), nullable=True),
-        sa.Column("longitude", sa.Float(), nullable=True),
+        sa.Column("latitude", sa.Double(), nullable=True),
+        sa.Column("longitude", sa.Double(), nullable=True),
         sa.Column("country", sa.String(length=2), nullable=True),
         sa.ForeignKeyConstraint(
             ["site_id"], ["sites.id"], name=op.f("fk_simulation_places_site_id_sites"), ondelete="CASCADE"
