@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
+from kilowatch.facility.service import placed_metric
+from kilowatch.kit.timespan import Window
+from kilowatch.simulation.service import Simulation
 from tests.conftest import SECRET_KEY, START, Clock, World, _unique, drop_history, open_world
 
 FIRST_DAY = "2025-12-01"
@@ -111,6 +115,19 @@ class TestLatest:
         assert home.latest("load_meter")["timestamp"] == "2026-01-06T00:00:00Z"
         assert len(home.raw("load_meter", "power", "2026-01-05T00:00:00Z", "2026-01-07T00:00:00Z")[1]) == 61
 
+    def test_comes_though_another_site_is_broken(self, world: World) -> None:
+        broken, home = Home(world, "load_meter"), Home(world, "load_meter")
+        world.services.simulation.tick()
+        with world.services.database.write() as connection:
+            statement = "UPDATE simulation_places SET timezone = 'Atlantis' WHERE site_id = %d"
+            connection.exec_driver_sql(statement % broken.site_id)
+        world.clock.advance(minutes=1)
+        world.services.simulation.tick()
+        assert world.services.history is not None
+        ids = np.array([broken.metric("load_meter"), home.metric("load_meter")], np.uint32)
+        newest = world.services.history.latest(ids)["ts"].tolist()
+        assert newest[1] == newest[0] + 60_000
+
     def test_follows_the_time_that_nothing_ran(self, world: World) -> None:
         """The newest is made first; what lies between when it is asked for."""
         home = Home(world, *HOME)
@@ -166,6 +183,29 @@ class TestHistory:
         )
         assert answer.json()["readings"] == 30
         assert len(home.values("load_meter", "power", *window)) == 30
+
+    def test_what_is_deleted_before_anybody_saw_it_does_not_come_later(self, world: World) -> None:
+        home = Home(world, "load_meter")
+        window = ("2025-12-10T00:00:00Z", "2025-12-10T01:00:00Z")
+        path = f"/metrics/{home.metric('load_meter')}/readings?start={window[0]}&end={window[1]}"
+        assert world.admin.delete(path).json()["readings"] == 60
+        assert len(home.values("load_meter", "power", *window)) == 0
+
+    def test_what_becomes_due_while_a_window_is_made_arrives_as_new(self, world: World) -> None:
+        """Streams would never hear of it if it were stored with the past."""
+        home = Home(world, "load_meter")
+        with world.services.database.read() as connection:
+            metric = placed_metric(connection, OPERATOR, home.metric("load_meter"))
+        at_each_look = count()
+
+        def clock() -> datetime:
+            return START + timedelta(minutes=next(at_each_look), seconds=30)
+
+        assert world.services.history is not None
+        simulation = Simulation(world.services.database, world.services.history, clock)
+        simulation.prepare([metric], Window(START - timedelta(hours=1), START + timedelta(hours=1)))
+        (newest,) = world.services.history.latest(np.array([metric.id], np.uint32))
+        assert newest["received_at"] != newest["ts"]  # as what is made of old has it
 
     def test_holds_the_balance_to_the_watt(self, world: World) -> None:
         home = Home(world, *HOME, "heat_pump", "ev_charger")
@@ -374,6 +414,25 @@ class TestWhatChanges:
         )  # night in Honolulu
         assert home.milliwatts("pv_array", "2026-01-05T21:00:00Z", "2026-01-06T00:00:00Z").max() > 0
 
+    def test_a_site_may_move_again_at_once(self, world: World) -> None:
+        home = Home(world, "weather_station")
+        home.values("weather_station", "temperature", *self.PAST)
+        for latitude in (20.0, 30.0, 40.0):
+            assert world.admin.patch(f"/sites/{home.site_id}", {"latitude": latitude}).status_code == 200
+            assert home.latest("weather_station", "temperature")["value"] is not None
+
+    def test_a_site_may_move_again_while_it_is_set_up(self, world: World) -> None:
+        home = Home(world, "weather_station")
+        told = home.latest("weather_station", "temperature")["value"]
+        for latitude in (20.0, 80.0):
+            world.clock.advance(minutes=1)
+            assert world.admin.patch(f"/sites/{home.site_id}", {"latitude": latitude}).status_code == 200
+            home.latest("weather_station", "temperature")
+        window = ("2026-01-05T11:50:00Z", "2026-01-05T12:01:00Z")
+        *past, newest = home.values("weather_station", "temperature", *window)
+        assert newest == told
+        assert max(past) < told - 5  # it has always been near the pole, but for what was told
+
     def test_a_reported_device_is_simulated_behind_its_readings(self, world: World) -> None:
         home = Home(world)
         home.add("load_meter", source="reported")
@@ -403,6 +462,15 @@ class TestWhatChanges:
         times, _ = home.raw("load_meter", "power", "2025-10-01T00:00:00Z", "2025-11-02T00:00:00Z")
         assert times[0] == "2025-10-31T23:00:00Z"
 
+    def test_an_earlier_day_holds_after_a_later_one_that_came_too_late(self, world: World) -> None:
+        home = Home(world, "load_meter")
+        made = home.values("load_meter", "power", *self.PAST)
+        home.change("load_meter", commissioned_on="2025-12-25")
+        np.testing.assert_array_equal(home.values("load_meter", "power", *self.PAST), made)
+        home.change("load_meter", commissioned_on="2025-11-01")
+        times, _ = home.raw("load_meter", "power", "2025-10-01T00:00:00Z", "2025-11-02T00:00:00Z")
+        assert times[0] == "2025-10-31T23:00:00Z"
+
     def test_nothing_stays_of_a_site_that_is_deleted(self, world: World) -> None:
         home = Home(world, *HOME)
         home.values("grid_meter", "power", *self.PAST)
@@ -422,7 +490,6 @@ class TestRestart:
             before = home.latest("battery", "energy_discharged")["value"]
         from kilowatch.app import Kilowatch
         from kilowatch.history.service import Query
-        from kilowatch.kit.timespan import Window
 
         clock.advance(minutes=5)
         with Kilowatch(settings, clock=clock) as services:

@@ -106,13 +106,28 @@ class Readings(Protocol):
     def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None: ...
 
 
+class Preparing(Protocol):
+    """Readings that are made when they are needed: the room above fills this in, `app.py` joins the two."""
+
+    def prepare(self, metrics: Sequence[PlacedMetric], window: Window) -> None: ...
+
+
 class Catalogue:
     """Sites, devices, metrics and grants."""
 
-    def __init__(self, database: Database, gate: Gate, readings: Readings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        gate: Gate,
+        readings: Readings,
+        clock: Callable[[], datetime],
+        *,
+        simulation: Preparing,
+    ) -> None:
         self._database = database
         self._gate = gate
         self._readings = readings
+        self._simulation = simulation
         self._clock = clock
         self._correcting = threading.Lock()
 
@@ -411,6 +426,8 @@ class Catalogue:
         """
         with self._gate.reading(caller, scope="write") as work:
             require_technician(metric_of(work.connection, work.who, metric_id)[1])
+            metric_there = placed_metric(work.connection, work.who, metric_id)
+        self._simulation.prepare([metric_there], window)  # or what nobody has asked for yet would come back
         # One at a time, or two would count the same readings.
         with self._correcting:
             self._erase_windows()

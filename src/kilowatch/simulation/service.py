@@ -1,9 +1,9 @@
 """Decides which readings of simulated devices are to be made, and makes them: each once, where it is first needed."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from typing import NamedTuple, Protocol, TypeVar
@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
+import structlog
 from sqlalchemy import Connection
 
+from kilowatch.errors import Abandoned, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric, SimulatedDevice
 from kilowatch.history.model import Batch, Compared, Floats, MetricIds, Milliseconds, Stop, joined
@@ -32,6 +34,8 @@ from kilowatch.simulation.timeline import GRID_MS, Told, Wanted, followed, reach
 
 T = TypeVar("T")
 
+log = structlog.get_logger("kilowatch.simulation")
+
 _DAY_MS = 86_400_000
 _YEARS_BACK = 5
 _MOST_AT_ONCE = 500_000
@@ -42,6 +46,9 @@ _AT_ONCE_MS = 60 * _DAY_MS
 
 _TOLD_AS_NEW_MS = _DAY_MS
 """How much of what was missed while nothing ran is told as new once it runs again."""
+
+_LOOK_EVERY_S = 0.2
+"""How often those who wait for a site look whether anybody still waits for them."""
 
 _SETTING_UP_MS = 3_600_000
 """After the first reading of a site was made: what is entered by then belongs to its past too, but to what was told."""
@@ -118,7 +125,7 @@ class Simulation:
         self._readings = readings
         self._clock = clock
         self._memory = Memory()
-        self._places: dict[int, _Place] = defaultdict(_Place)
+        self._places: dict[int, _Place] = {}
 
     def prepare(self, metrics: Sequence[PlacedMetric], window: Window, *, stop: Stop = lambda: False) -> None:
         """Make what is missing of the metrics' readings in the window, and of the next to it on both sides.
@@ -134,25 +141,40 @@ class Simulation:
     def lacks(self, metrics: Sequence[PlacedMetric], window: Window) -> bool:
         """Whether some of the metrics' readings in the window are still to be made."""
         return any(
-            self._lacking(self._plan(site_id), ids, window.start_ms, window.end_ms)
+            self._lacking(self._plan(site_id), ids, window.start_ms, window.end_ms, now_ms=to_ms(self._clock()))
             for site_id, ids in _by_site(metrics).items()
         )
 
     def _prepare(self, site_id: int, ids: Sequence[int], begin: int, end: int, stop: Stop) -> None:
-        if not self._lacking(self._plan(site_id), ids, begin, end):
+        if not self._lacking(self._plan(site_id), ids, begin, end, now_ms=to_ms(self._clock())):
             return
         leave()
-        place = self._places[site_id]
-        with place.lock:
+        with self._alone_at(site_id, stop) as place:
+            now_ms = to_ms(self._clock())
+            self._refresh(site_id, now_ms)  # what became due while this waited is told as new, and not made as of old
             plan = self._plan(site_id)
-            lacking = self._lacking(plan, ids, begin, end)
-            for portion in self._make(plan, place, lacking, stop):
+            lacking = self._lacking(plan, ids, begin, end, now_ms=now_ms)
+            for portion in self._make(plan, place, lacking, stop, now_ms=now_ms):
                 self._readings.backfill(portion.batch())
                 self._note(site_id, portion)
 
-    def _lacking(self, plan: Plan, ids: Iterable[int], begin: int, end: int) -> dict[int, list[Span]]:
+    @contextmanager
+    def _alone_at(self, site_id: int, stop: Stop) -> Iterator[_Place]:
+        """Raises `Abandoned` if `stop` says so while it waits for others who make the site's readings."""
+        place = self._place(site_id)
+        while not place.lock.acquire(timeout=_LOOK_EVERY_S):
+            if stop():
+                raise Abandoned
+        try:
+            yield place
+        finally:
+            place.lock.release()
+
+    def _place(self, site_id: int) -> _Place:
+        return self._places.setdefault(site_id, _Place())
+
+    def _lacking(self, plan: Plan, ids: Iterable[int], begin: int, end: int, *, now_ms: int) -> dict[int, list[Span]]:
         """Whole days of what is still to be made, so that small windows do not leave many small spans."""
-        now_ms = to_ms(self._clock())
         found = {}
         for metric_id in ids:
             if (metric := plan.metrics.get(metric_id)) is None:
@@ -170,26 +192,35 @@ class Simulation:
         for site_id in _by_site(metrics):
             if self._plan(site_id).due(to_ms(self._clock())):
                 leave()
-                with self._places[site_id].lock:
-                    self._refresh(site_id)
+                with self._place(site_id).lock:
+                    self._refresh(site_id, to_ms(self._clock()))
 
     def tick(self) -> None:
         """Make the newest readings of all sites, where they are due; a site that is at work is left for the next time.
+
+        One that fails holds up no other.
 
         Raises:
             Unavailable: a store does not answer.
         """
         for site_id in self._answer("sites", facility.sites_with_simulated_devices):
-            if self._plan(site_id).due(to_ms(self._clock())) and self._places[site_id].lock.acquire(blocking=False):
+            lock = self._place(site_id).lock
+            if lock.acquire(blocking=False):
                 try:
-                    self._refresh(site_id)
+                    self._refresh(site_id, to_ms(self._clock()))
+                except Unavailable:
+                    raise
+                except Exception:  # nobody waits for this; whoever asks for the site's readings is told
+                    log.exception("the simulated devices of a site could not report", site=site_id)
                 finally:
-                    self._places[site_id].lock.release()
+                    lock.release()
 
-    def _refresh(self, site_id: int) -> None:
+    def _refresh(self, site_id: int, now_ms: int) -> None:
+        """By who holds the lock of the site's place."""
         plan = self._plan(site_id)
-        due = plan.due(to_ms(self._clock()))
-        for portion in self._make(plan, self._places[site_id], due, lambda: False):
+        if not (due := plan.due(now_ms)):
+            return
+        for portion in self._make(plan, self._place(site_id), due, lambda: False, now_ms=now_ms):
             batch, _ = self._readings.compare(portion.batch())  # some may be there from before a crash
             self._readings.submit(batch).result()
             self._note(site_id, portion)
@@ -197,7 +228,7 @@ class Simulation:
     # ── making ──
 
     def _make(
-        self, plan: Plan, place: _Place, lacking: Mapping[int, Sequence[Span]], stop: Stop
+        self, plan: Plan, place: _Place, lacking: Mapping[int, Sequence[Span]], stop: Stop, *, now_ms: int
     ) -> Iterator["_Portion"]:
         """Readings in portions, by time. Whoever calls it holds the place's lock, and stores each before the next."""
         if place.site != plan.site:
@@ -205,7 +236,6 @@ class Simulation:
         with self._database.read() as connection:
             known = store.states(connection, plan.site_id)
         course = Course(plan.site_id, plan.site, known, stop=stop)
-        now_ms = to_ms(self._clock())
         for begin, end in _stretches(lacking):
             portion = _Portion(plan, lacking, begin)
             start, state = _start(course, place, begin, end)
@@ -235,7 +265,7 @@ class Simulation:
             if plan is not None:
                 return plan
             leave()
-            with self._places[site_id].lock:
+            with self._place(site_id).lock:
                 self._follow(site_id)
 
     def _answer(self, question: Hashable, look_up: Callable[[Connection], T]) -> T:

@@ -78,9 +78,13 @@ def _places(places: Sequence[SitePlace], now: SitePlace, told: Told, step_ms: in
     until = _up(max(told.made.values(), default=0), step_ms)
     if not until:
         return (now,)
-    first = () if not told.since else (now, msgspec.structs.replace(places[-1], begins=told.since))
-    stay = places if not told.since else ()
-    return (*first, *stay, msgspec.structs.replace(now, begins=until))
+    kept = tuple(
+        msgspec.structs.replace(place, begins=max(place.begins, told.since))
+        for place, following in pairwise((*places, None))
+        if place is not None and place.begins < until and (following is None or following.begins > told.since)
+    )
+    before = (now,) if told.since else ()
+    return (*before, *kept, msgspec.structs.replace(now, begins=until))
 
 
 class _Follower:
@@ -147,8 +151,8 @@ class _Follower:
             yield from parts
             return
         begins, first = _up(one.start, GRID_MS), min(parts, key=lambda part: part.begins)
-        was_on_time = first.begins == _up(open_part.start, GRID_MS)
-        if not was_on_time or (begins > first.begins and self._own(one.device_id)):
+        waits_for_measured = first.begins > _up(open_part.start, GRID_MS)
+        if waits_for_measured or (begins > first.begins and self._own(one.device_id)):
             begins = first.begins
         until = self._told_until(one.device_id, open_part.kind)
         for part in parts:
