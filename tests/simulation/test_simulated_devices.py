@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
+from kilowatch.errors import Abandoned
 from kilowatch.facility.service import placed_metric
 from kilowatch.kit.timespan import Window
+from kilowatch.simulation.course import BLOCK_MS
 from kilowatch.simulation.service import Simulation
 from tests.conftest import SECRET_KEY, START, Clock, World, _unique, drop_history, open_world
 
@@ -206,6 +209,39 @@ class TestHistory:
         simulation.prepare([metric], Window(START - timedelta(hours=1), START + timedelta(hours=1)))
         (newest,) = world.services.history.latest(np.array([metric.id], np.uint32))
         assert newest["received_at"] != newest["ts"]  # as what is made of old has it
+
+    def test_who_leaves_while_another_makes_the_site_is_not_waited_for(self, world: World) -> None:
+        home = Home(world, "load_meter")
+        with world.services.database.read() as connection:
+            metric = placed_metric(connection, OPERATOR, home.metric("load_meter"))
+        simulation, window = world.services.simulation, Window(START - timedelta(days=20), START)
+        left: list[bool] = []
+
+        def leave() -> None:
+            with pytest.raises(Abandoned):
+                simulation.prepare([metric], window, stop=lambda: True)
+            left.append(True)
+
+        def look() -> bool:  # asked while the site is being made
+            other = Thread(target=leave, daemon=True)
+            other.start()
+            other.join(timeout=30)
+            return False
+
+        simulation.prepare([metric], window, stop=look)
+        assert left
+
+    @pytest.mark.parametrize(("kind", "key"), [("heat_pump", "flow_temperature"), ("inverter", "temperature")])
+    def test_what_lags_is_the_same_whatever_was_asked_first(
+        self, world: World, others: Callable[[], World], kind: str, key: str
+    ) -> None:
+        """At a site without anything that forgets, where a stretch of ten days begins."""
+        window = ("2025-12-18T00:00:00Z", "2025-12-18T02:00:00Z")
+        assert int(datetime.fromisoformat(window[0]).timestamp() * 1000) % BLOCK_MS == 0
+        homes = Home(world, kind), Home(others(), kind)
+        homes[0].values(kind, key, "2025-12-19T06:00:00Z", "2025-12-19T07:00:00Z")
+        found = [home.values(kind, key, *window) for home in homes]
+        np.testing.assert_array_equal(found[0], found[1])
 
     def test_holds_the_balance_to_the_watt(self, world: World) -> None:
         home = Home(world, *HOME, "heat_pump", "ev_charger")

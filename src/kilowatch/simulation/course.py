@@ -1,9 +1,10 @@
 """What a site's devices carry from one time to the next, found for any time without computing all that was before.
 
 Two things are carried. A *counter* shows the energy since it was made: it is known at one time (its first state), and
-everywhere else by what flows between. A *store* (a battery's charge, a turbine that stopped in a storm) forgets: begun
-empty and begun full, two courses meet within days, and from there on it does not matter what was before. So the state
-at a time is the same whatever was asked earlier, and a device of five years shows its latest value at once.
+everywhere else by what flows between. A *store* (a battery's charge, a turbine that stopped in a storm, a temperature
+that lags) forgets: begun empty and begun full, two courses meet within days, and from there on it does not matter what
+was before. So the state at a time is the same whatever was asked earlier, and a device of five years shows its latest
+value at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ _MEET_WITHIN_MS = (3 * _DAY_MS, 30 * _DAY_MS)
 _COUNTERS = frozenset(
     channel.key for channels in CHANNELS.values() for channel in channels if channel.behaviour == "counter"
 )
+_CARRYING = frozenset(["battery", "wind_turbine", "inverter", "heat_pump"])
+"""The kinds that carry more than counters: a charge, a storm, a temperature that lags."""
+
 _STORED, _STOPPED = "stored", "stopped"
 
 
@@ -204,7 +208,7 @@ class Course:
     def _settled(self, instant: int) -> State:
         """What the devices have stored at an instant, whatever was before; no counters."""
         kinds = [part.kind for part in self._here(instant)]
-        if not {"battery", "wind_turbine"} & set(kinds):
+        if not _CARRYING & set(kinds):
             return {}
         stages = max(1, kinds.count("battery"))
         for length in _MEET_WITHIN_MS:
