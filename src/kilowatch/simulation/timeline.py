@@ -110,7 +110,8 @@ class _Follower:
                 yield from parts if open_part is None else self._kept(parts, until)
             elif open_part is None:
                 yield from parts
-                yield from self._new(one, self._told_until(device_id, one.definition.kind))
+                gone_at = max((part.ends for part in parts if part.ends is not None), default=0)
+                yield from self._new(one, self._told_until(device_id, one.definition.kind), not_before=gone_at)
             elif open_part.definition != one.definition:
                 until = self._told_until(device_id, open_part.kind, one.definition.kind)
                 yield from self._kept(parts, until)
@@ -126,9 +127,9 @@ class _Follower:
             if begins < ends:
                 yield msgspec.structs.replace(part, begins=begins, joins=max(part.joins, begins), ends=ends)
 
-    def _new(self, one: Wanted, until: int) -> Iterator[Part]:
+    def _new(self, one: Wanted, until: int, *, not_before: int = 0) -> Iterator[Part]:
         """It begins when it is said to, or behind what was measured of it; what was told it only sees."""
-        begins = max(_up(one.start, GRID_MS), self._own(one.device_id))
+        begins = max(_up(one.start, GRID_MS), self._own(one.device_id), not_before)
         if begins < min(self._told.since, until):
             yield self._part(one, begins=begins, joins=begins, ends=self._told.since)
             begins = self._told.since
