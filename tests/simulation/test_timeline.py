@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilowatch.simulation.model import Definition, Part, Site, SitePlace
+from kilowatch.simulation.model import Definition, Site, SitePlace
 from kilowatch.simulation.timeline import GRID_MS, Told, Wanted, active, followed, segments
 
 KINDS = ("battery", "grid_meter", "inverter", "load_meter", "pv_array", "weather_station")

@@ -76,7 +76,7 @@ def _places(places: Sequence[SitePlace], now: SitePlace, told: Told, step_ms: in
     if places and msgspec.structs.replace(places[-1], begins=0) == now:
         return tuple(places)
     until = _up(max(told.made.values(), default=0), step_ms)
-    if not until:
+    if not until or not places:
         return (now,)
     kept = tuple(
         msgspec.structs.replace(place, begins=max(place.begins, told.since))
