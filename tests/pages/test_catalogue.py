@@ -176,6 +176,12 @@ class TestAddDevice:
         mended = technician.resubmit(page, path, **{"name": "Roof", field: {"name": "Roof"}.get(name, "")})
         assert mended.status == 303
 
+    def test_says_all_that_is_wrong_at_once(self, world: World, technician: Browser) -> None:
+        fields = {"name": "", "properties__tilt_deg": "91", "commissioned_on": "then"}
+        page = technician.submit(f"/sites/{world.north}/devices/new/pv_array", **fields)
+        assert [bool(page.error_of(name.replace("__", "/"))) for name in fields] == [True, True, True]
+        assert len(page.tree.xpath("//*[@role='alert']//li")) == 3
+
     def test_says_what_is_wrong_with_several_fields_together(self, world: World, technician: Browser) -> None:
         path = f"/sites/{world.north}/devices/new/wind_turbine"
         page = technician.submit(path, name="Mill", properties__cut_in_ms="20")

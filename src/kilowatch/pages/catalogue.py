@@ -236,7 +236,7 @@ def create_device(
         first_metric = without_empty(nested(values, _FIRST_METRIC))
         if not chosen.metrics:
             body["metrics"] = [first_metric]
-        said = checked(DeviceIn, body)
+        said = checked(DeviceIn, body, properties=(chosen.properties, body["properties"]))
         metrics = None if said.metrics is None else [metric.model_dump() for metric in said.metrics]
         device = catalogue.create_device(
             who.credential,
@@ -303,7 +303,8 @@ def change_device(
             body["properties"] = dict.fromkeys(device.properties) | body["properties"]
         if not body["properties"]:
             del body["properties"]
-        said = checked(DeviceChange, body).model_dump(exclude_unset=True)
+        properties = without_empty(device.properties | body.get("properties", {}))
+        said = checked(DeviceChange, body, properties=(kind.properties, properties)).model_dump(exclude_unset=True)
         catalogue.change_device(who.credential, device_id, said, if_match=f'"{version}"')
     except Stale:
         kept = form.typed(sent).beside(stored)

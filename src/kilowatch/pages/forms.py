@@ -345,16 +345,34 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if "/" not in name}
 
 
-def checked(schema: type[BaseModel], values: dict[str, Any]) -> Any:
-    """The values by the schema that the API has for them. Raises `Invalid` naming each field that is wrong."""
+def checked(
+    schema: type[BaseModel], values: dict[str, Any], *, properties: tuple[type[BaseModel], dict[str, Any]] | None = None
+) -> Any:
+    """The values by the schema that the API has for them.
+
+    Args:
+        properties: a kind's schema, and the properties, so that what is wrong in them is said at once with the rest.
+
+    Raises:
+        Invalid: naming each field that is wrong.
+    """
+    faults: list[Fault] = []
+    said = _said(schema, values, "", faults)
+    if properties is not None:
+        _said(*properties, "/properties", faults)
+    if faults:
+        raise Invalid("; ".join(fault.detail for fault in faults[:3]), faults=tuple(faults))
+    return said
+
+
+def _said(schema: type[BaseModel], values: Any, place: str, faults: list[Fault]) -> BaseModel | None:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        faults = tuple(
-            Fault("/" + "/".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
-            for item in error.errors()
-        )
-        raise Invalid("; ".join(fault.detail for fault in faults[:3]), faults=faults) from error
+        for item in error.errors():
+            pointer = "/".join((place, *map(str, item["loc"])))
+            faults.append(Fault(pointer, item["msg"].removeprefix("Value error, ")))
+        return None
 
 
 # ── properties of the owner's choice ─────────────────────────────────────────────────────────────────────────────────
