@@ -21,6 +21,8 @@ OTHER = {
     "secret_key": (SECRET, SECRET),
     "access_token_minutes": ("7", 7),
     "refresh_token_days": ("7", 7),
+    "session_idle_hours": ("7", 7),
+    "session_days": ("8", 8),
     "login_attempts": ("7", 7),
     "max_body_bytes": ("7000", 7000),
     "max_decoded_bytes": ("7000", 7000),

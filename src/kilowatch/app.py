@@ -36,6 +36,8 @@ from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
 from kilowatch.live.streams import Limits, Streams
+from kilowatch.pages.problems import problem_page
+from kilowatch.pages.routes import router as pages_router
 from kilowatch.simulation.keeper import Keeper
 from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
@@ -98,7 +100,7 @@ class Kilowatch:
             raise
         store: Any = self.history or _NoHistory()
         self._settings, self.now = settings, clock
-        self._gate = gate = Gate(self.database, clock)
+        self._gate = gate = Gate(self.database, settings, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
         self.simulation = Simulation(self.database, store, clock)
@@ -257,9 +259,11 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         webhooks_router,
         auth_router,
         _health_router,
+        pages_router,
     ):
         app.include_router(router)
     _install_docs(app)
+    app.state.problem_page = problem_page
     install_errors(app)
     install_openapi(app, describe=_describe)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from kilowatch.auth import service as auth
-from kilowatch.auth.model import OPERATOR, Grant, Principal, Role
+from kilowatch.auth.model import OPERATOR, Grant, Principal, Role, Scope
 from kilowatch.auth.rights import require_admin, require_technician
 from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid
@@ -143,9 +143,13 @@ class Catalogue:
             rows = store.page_sites(work.connection, work.who, page, words=words)
             return page_of(rows, page, id_of=lambda site: site.id)
 
-    def get_site(self, caller: Caller, site_id: int) -> Site:
-        with self._gate.reading(caller) as work:
-            return site_of(work.connection, work.who, site_id)[0]
+    def get_site(self, caller: Caller, site_id: int, *, to_change: bool = False) -> Site:
+        """Raises `Forbidden` for those who may see it only, if it is `to_change` its devices."""
+        with self._gate.reading(caller, scope=_scope(to_change)) as work:
+            site, role = site_of(work.connection, work.who, site_id)
+            if to_change:
+                require_technician(role)
+            return site
 
     def site_named(self, caller: Caller, slug: str) -> Site:
         """The site with this slug, for an administrator."""
@@ -242,8 +246,11 @@ class Catalogue:
     ) -> Page[Device]:
         return self._gate.seeing(caller, _devices, (site_id, page, kind, words)).found
 
-    def get_device(self, caller: Caller, device_id: int) -> DeviceWithMetrics:
-        with self._gate.reading(caller) as work:
+    def get_device(self, caller: Caller, device_id: int, *, to_change: bool = False) -> DeviceWithMetrics:
+        """Raises `Forbidden` for those who may see it only, if it is `to_change`."""
+        with self._gate.reading(caller, scope=_scope(to_change)) as work:
+            if to_change:
+                _changeable_device(work.connection, work.who, device_id, None)
             return _device_with_metrics(work.connection, work.who, device_id)
 
     def create_device(
@@ -338,6 +345,26 @@ class Catalogue:
             entry = audit.record(work, device.site_id, "device_deleted", path, details)
         return self._deleted(devices=1, metrics=metrics, entry=(entry, details))
 
+    def weigh_device(self, caller: Caller, device_id: int) -> Deleted:
+        """What a deletion would take along now, for those who may delete it."""
+        metrics = [metric.id for metric in self.get_device(caller, device_id, to_change=True).metrics]
+        return Deleted(devices=1, metrics=len(metrics), readings=self._weight(metrics))
+
+    def weigh_metric(self, caller: Caller, metric_id: int) -> Deleted:
+        """What a deletion would take along now, for those who may delete it. Raises `LastMetric` if nobody may."""
+        with self._gate.reading(caller, scope="write") as work:
+            metric, role = metric_of(work.connection, work.who, metric_id)
+            require_technician(role)
+            if len(store.metric_keys(work.connection, metric.device_id)) == 1:
+                raise LastMetric
+        return Deleted(devices=0, metrics=1, readings=self._weight([metric_id]))
+
+    def _weight(self, metrics: list[int]) -> int | None:
+        try:
+            return self._readings.count(metrics)
+        except Unavailable:
+            return None
+
     # ── metrics ──
 
     def list_metrics(self, caller: Caller, device_id: int, page: PageRequest) -> Page[Metric]:
@@ -371,15 +398,21 @@ class Catalogue:
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=Metric, now=work.now
             )
 
-    def change_metric(self, caller: Caller, metric_id: int, changes: dict[str, Any]) -> Metric:
-        """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to."""
+    def change_metric(
+        self, caller: Caller, metric_id: int, changes: dict[str, Any], *, if_match: str | None = None
+    ) -> Metric:
+        """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to.
+
+        Args:
+            if_match: the device's ETag that was read, as its metrics change it too.
+        """
         # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
         with self._gate.reading(caller, scope="write") as work:
             require_technician(metric_of(work.connection, work.who, metric_id)[1])
         has_readings = not changes.keys().isdisjoint(_MEANING) and self._readings.count([metric_id]) > 0
         with self._gate.writing(caller) as work:
-            metric, role = metric_of(work.connection, work.who, metric_id)
-            require_technician(role)
+            metric, _ = metric_of(work.connection, work.who, metric_id)
+            _changeable_device(work.connection, work.who, metric.device_id, if_match)
             if changes.get("key", metric.key) != metric.key and changes["key"] in store.metric_keys(
                 work.connection, metric.device_id
             ):
@@ -401,10 +434,10 @@ class Catalogue:
             audit.record_changes(work, site_id, "metric_changed", path, before=metric, after=after)
             return after
 
-    def delete_metric(self, caller: Caller, metric_id: int) -> Deleted:
+    def delete_metric(self, caller: Caller, metric_id: int, *, if_match: str | None = None) -> Deleted:
         with self._gate.writing(caller) as work:
-            metric, role = metric_of(work.connection, work.who, metric_id)
-            require_technician(role)
+            metric, _ = metric_of(work.connection, work.who, metric_id)
+            _changeable_device(work.connection, work.who, metric.device_id, if_match)
             # Locks the device's row, so that two requests can't each take the other's last-but-one metric.
             store.touch_device(work.connection, metric.device_id, work.now)
             if len(store.metric_keys(work.connection, metric.device_id)) == 1:
@@ -687,6 +720,10 @@ def _place_of(work: Work, metric: Metric) -> tuple[int, str]:
     """The id of the metric's site, and the metric's name."""
     device, _ = device_of(work.connection, work.who, metric.device_id)
     return device.site_id, f"{store.device_path(work.connection, device.id)}/{metric.key}"
+
+
+def _scope(to_change: bool) -> Scope:
+    return "write" if to_change else "read"
 
 
 def _record_grant(work: Work, site: Site, email: str, *, before: Role | None, after: Role | None) -> None:
