@@ -156,7 +156,8 @@ def _device_form(kind: Kind, *, is_new: bool) -> Form:
     """The fields of a device of this kind; with those of its first metric if the kind brings none."""
     about = fields_of(_DEVICE_SCHEMA, _ABOUT)
     if not is_new:
-        about = [replace(field, required=field.required or field.name == "slug") for field in about]
+        slug_hint = N_("Small letters, digits and single hyphens only.")
+        about = [replace(field, required=True, hint=slug_hint) if field.name == "slug" else field for field in about]
     groups = [Group(N_("Device"), tuple(about))]
     if kind.key == "generic":
         groups.append(Group(N_("Properties"), (_OF_OWN_CHOICE,)))
