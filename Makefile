@@ -46,7 +46,7 @@ lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest relea
 # ---------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(RUN_STAMP) ## Load a real house and serve it (PORT=8000); Ctrl-C ends it
+demo: $(RUN_STAMP) ## Load a real house and simulated sites, and serve them (PORT=8000); Ctrl-C ends it
 	@exec $(BIN)/kilowatch demo --port $(PORT) $(ARGS)
 
 .PHONY: serve
@@ -57,6 +57,14 @@ serve: $(RUN_STAMP) ## Run the server (ARGS='...' are handed on)
 openapi: $(RUN_STAMP) ## Write openapi.json
 	$(BIN)/kilowatch openapi > openapi.json.tmp
 	@mv openapi.json.tmp openapi.json
+
+TEXTS := src/kilowatch/pages/texts
+.PHONY: texts
+texts: $(DEV_STAMP) ## Bring the pages' texts (src/kilowatch/pages/texts) up to date, and compile them
+	$(BIN)/pybabel -q extract -F $(TEXTS)/babel.cfg -k N_ --no-location --sort-output -o texts.pot.tmp src/kilowatch/pages
+	$(BIN)/pybabel -q update -D kilowatch -i texts.pot.tmp -d $(TEXTS) --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date -w 120
+	$(BIN)/pybabel -q compile -D kilowatch -d $(TEXTS)
+	@rm texts.pot.tmp
 
 # ---------------------------------------------------------------- checking
 

@@ -36,6 +36,10 @@ from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
 from kilowatch.live.streams import Limits, Streams
+from kilowatch.pages.problems import problem_page
+from kilowatch.pages.routes import router as pages_router
+from kilowatch.simulation.keeper import Keeper
+from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
 from kilowatch.webhooks import sender as webhook_sender
@@ -95,12 +99,13 @@ class Kilowatch:
             self.database.close()
             raise
         store: Any = self.history or _NoHistory()
-        self._settings, self._clock = settings, clock
-        self._gate = gate = Gate(self.database, clock)
+        self._settings, self.now = settings, clock
+        self._gate = gate = Gate(self.database, settings, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, signing_key)
-        self.catalogue = Catalogue(self.database, gate, store, clock)
-        self.histories = Histories(gate, store, clock)
+        self.simulation = Simulation(self.database, store, clock)
+        self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
+        self.histories = Histories(gate, store, clock, self.simulation)
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
@@ -135,8 +140,9 @@ class Kilowatch:
         )
         return Streams(
             self.feed,
+            self.subscriptions,
             limits,
-            clock=self._clock,
+            clock=self.now,
             stamp=self._gate.stamp,
             look=Lane(1).run,
             read=Lane(_LIVE_THREADS).run,
@@ -183,7 +189,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int]) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = latest = compare = stored_in_window = erase_window = count
+    erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = count
     listen = arrived_until = told_until = arrivals = count
     spans = Spans(0)
 
@@ -225,9 +231,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
-            async with _sending(opened, settings, clock):
-                yield
-                await app.state.streams.close()
+            with contextlib.closing(Keeper(opened.simulation)):
+                async with _sending(opened, settings, clock):
+                    yield
+                    await app.state.streams.close()
 
     app = FastAPI(
         title="Kilowatch",
@@ -252,9 +259,11 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         webhooks_router,
         auth_router,
         _health_router,
+        pages_router,
     ):
         app.include_router(router)
     _install_docs(app)
+    app.state.problem_page = problem_page
     install_errors(app)
     install_openapi(app, describe=_describe)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     )
     access_token_minutes: int = Field(15, ge=1, le=1440, description="Life of an access token, in minutes.")
     refresh_token_days: int = Field(30, ge=1, le=365, description="Life of a sign-in without use of it, in days.")
+    session_idle_hours: int = Field(
+        12, ge=1, le=720, description="A browser's session that is not used for so long ends, in hours."
+    )
+    session_days: int = Field(
+        7, ge=1, le=365, description="A browser's session ends after so long, however it is used, in days."
+    )
     login_attempts: int = Field(
         10,
         ge=1,

@@ -4,22 +4,21 @@ import csv
 import io
 import re
 import shlex
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from fastapi.testclient import TestClient
 
 from kilowatch.app import Kilowatch, create_app
-from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.demo import house
-from kilowatch.history.service import Query
-from kilowatch.kit.paging import PageRequest
-from kilowatch.kit.timespan import Window
 from tests.processes import PROGRAM, Server, environment, free_port, kilowatch, wait_until
 
 TIMES = 11_023
@@ -27,12 +26,27 @@ PASSWORD_LINE = re.compile(r"(\w+@example\.org)\W+([\w-]{12})\s")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A demo directory, and what the first run printed."""
-    data_dir = tmp_path_factory.mktemp("demo") / "var"
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A demo directory after its first run, to be copied, and what that run printed."""
+    data_dir = tmp_path_factory.mktemp("pristine") / "var"
     done = kilowatch("demo", "--no-serve", data_dir=data_dir)
     assert done.returncode == 0, done.stderr
+    assert "Loading" in done.stderr
     return data_dir, done.stdout
+
+
+def copied(pristine: tuple[Path, str], data_dir: Path) -> str:
+    """A copy of the demo directory there, and what its first run printed."""
+    original, printed = pristine
+    shutil.copytree(original, data_dir, symlinks=True)
+    return printed.replace(str(original), str(data_dir))
+
+
+@pytest.fixture(scope="module")
+def prepared(pristine: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A demo directory, and what the first run printed."""
+    data_dir = tmp_path_factory.mktemp("demo") / "var"
+    return data_dir, copied(pristine, data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +84,14 @@ class TestFirstRun:
             sites = {site["slug"] for site in get(served, "/sites", token)["items"]}
             rights[email.split("@")[0]] = (me["is_admin"], [grant["role"] for grant in me["grants"]], sites)
         assert rights == {
-            "admin": (True, [], {"battery-house", "harbour-workshop", "ridge-wind-farm"}),
+            "admin": (True, [], {"battery-house", "munich-home", "north-sea-wind-farm", "melbourne-supermarket"}),
             "technician": (False, ["technician"], {"battery-house"}),
-            "reader": (False, ["standard", "standard"], {"battery-house", "harbour-workshop"}),
+            "reader": (False, ["standard", "standard"], {"battery-house", "munich-home"}),
             "newcomer": (False, [], set()),
         }
 
     def test_the_printed_line_answers_with_real_data(self, prepared: tuple[Path, str], served: Server) -> None:
-        (line,) = (line for line in prepared[1].splitlines() if line.strip().startswith("curl "))
+        line = next(line for line in prepared[1].splitlines() if line.strip().startswith("curl "))
         _, flag, header, url = shlex.split(line)
         assert flag == "-H"
         name, _, value = header.partition(": ")
@@ -95,24 +109,41 @@ class TestFirstRun:
 
 
 class TestSecondRun:
-    def test_prints_the_same_and_changes_nothing(self, tmp_path: Path) -> None:
-        first = kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        before = census(tmp_path)
-        second = kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        assert second.stdout == first.stdout
-        assert "Loading" in first.stderr
+    def test_prints_the_same_and_changes_nothing(self, pristine: tuple[Path, str], tmp_path: Path) -> None:
+        data_dir = tmp_path / "var"
+        printed = copied(pristine, data_dir)
+        before = census(data_dir)
+        second = kilowatch("demo", "--no-serve", data_dir=data_dir)
+        assert second.stdout == printed
         assert second.stderr == ""  # it loads nothing
-        assert census(tmp_path) == before
+        assert census(data_dir) == before
 
-    def test_keeps_what_the_user_changed(self, tmp_path: Path) -> None:
-        kilowatch("demo", "--no-serve", data_dir=tmp_path)
+    def test_keeps_what_the_user_changed(self, pristine: tuple[Path, str], tmp_path: Path) -> None:
+        data_dir = tmp_path / "var"
+        copied(pristine, data_dir)
         changed = kilowatch(
-            "user", "set-password", "admin@example.org", "--password-stdin", data_dir=tmp_path, stdin="my own password"
+            "user", "set-password", "admin@example.org", "--password-stdin", data_dir=data_dir, stdin="my own password"
         )
         assert changed.returncode == 0, changed.stderr
-        before = census(tmp_path)
-        kilowatch("demo", "--no-serve", data_dir=tmp_path)
-        assert census(tmp_path) == before
+        before = census(data_dir)
+        kilowatch("demo", "--no-serve", data_dir=data_dir)
+        assert census(data_dir) == before
+
+
+class TestSimulatedSites:
+    def test_have_400_days_at_5_minutes(self, prepared: tuple[Path, str], served: Server) -> None:
+        token = served.sign_in("admin@example.org", passwords(prepared[1])["admin@example.org"])["access_token"]
+        first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=399)
+        window = urlencode({"start": first.isoformat(), "end": (first + timedelta(days=397)).isoformat()})
+        for site in get(served, "/sites", token)["items"]:
+            if site["slug"] == house.SLUG:
+                continue
+            for reading in get(served, f"/sites/{site['id']}/latest", token)["items"]:
+                assert reading["value"] is not None
+                if reading["metric"] == "power":
+                    question = f"{window}&resolution=1d&aggregate=count&timezone=UTC"
+                    (series,) = get(served, f"/metrics/{reading['metric_id']}/history?{question}", token)["series"]
+                    assert set(series["values"]) == {288.0}, reading
 
 
 def census(data_dir: Path) -> Any:
@@ -159,7 +190,7 @@ class TestCutOff:
             for email, password in passwords(printed).items():
                 token = server.sign_in(email, password)["access_token"]
                 granted[email.split("@")[0]] = len(get(server, "/sites", token)["items"])
-            assert granted == {"admin": 3, "technician": 1, "reader": 2, "newcomer": 0}
+            assert granted == {"admin": 4, "technician": 1, "reader": 2, "newcomer": 0}
             token = server.sign_in("admin@example.org", passwords(printed)["admin@example.org"])["access_token"]
             site_id = next(s["id"] for s in get(server, "/sites", token)["items"] if s["slug"] == house.SLUG)
             assert all(item["value"] is not None for item in get(server, f"/sites/{site_id}/latest", token)["items"])
@@ -168,30 +199,23 @@ class TestCutOff:
 
 
 class TestHouse:
-    def test_has_every_reading_of_the_file_in_each_of_18_metrics(self, settings: Settings) -> None:
-        from contextlib import contextmanager
-
-        from kilowatch.demo import portfolio
-
-        @contextmanager
-        def unseen() -> Iterator[Callable[[int, int], None]]:
-            yield lambda _done, _total: None
-
+    def test_has_every_reading_of_the_file_in_each_of_18_metrics(
+        self, prepared: tuple[Path, str], served: Server
+    ) -> None:
         rows = house.read_measurements()
         assert len({row["ts"] for row in rows}) == TIMES
-        with Kilowatch(settings) as services:
-            portfolio.prepare(services, settings, progress=unseen)
-            (site,) = services.catalogue.list_sites(OPERATOR, PageRequest(limit=500), words=house.SLUG).items
-            latest = services.histories.latest_of_site(OPERATOR, site.id)
-            assert len(latest) == 18
-            columns = [column for _, names in house.DEVICES for column in names]
-            window = Window.parse(house.FIRST_DAY, house.AFTER_LAST_DAY)
-            for reading, column in zip(latest, columns, strict=True):
-                query = Query(window, "raw", limit=TIMES + 1)
-                (series,) = services.histories.history_of_metric(OPERATOR, reading.metric_id, query).series
-                assert len(series.values) == TIMES, column
-                by_time = {row["ts"]: float(row[column]) for row in rows}  # the last of equal times, as in the store
-                assert series.values.tolist() == [by_time[ts] for ts in sorted(by_time)], column
+        token = served.sign_in("admin@example.org", passwords(prepared[1])["admin@example.org"])["access_token"]
+        site_id = next(site["id"] for site in get(served, "/sites", token)["items"] if site["slug"] == house.SLUG)
+        latest = get(served, f"/sites/{site_id}/latest", token)["items"]
+        assert len(latest) == 18
+        columns = [column for _, names in house.DEVICES for column in names]
+        window = {"start": house.FIRST_DAY, "end": house.AFTER_LAST_DAY, "resolution": "raw", "limit": TIMES + 1}
+        for reading, column in zip(latest, columns, strict=True):
+            path = f"/metrics/{reading['metric_id']}/history?{urlencode(window)}"
+            (series,) = get(served, path, token)["series"]
+            assert len(series["values"]) == TIMES, column
+            by_time = {row["ts"]: float(row[column]) for row in rows}  # the last of equal times, as in the store
+            assert series["values"] == [by_time[ts] for ts in sorted(by_time)], column
 
 
 def test_ctrl_c_while_it_loads_ends_it_without_a_trace(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from kilowatch.auth.service import Gate
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch, History
+from kilowatch.history.model import Batch, History, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms, to_ms
@@ -27,6 +27,14 @@ Readings = Sequence[tuple[int, float]]
 """Times in ms since 1970 with their values, in the order of their arrival."""
 
 LONG_AFTER = datetime(2190, 1, 1, tzinfo=UTC)
+
+
+class NothingSimulated:
+    """Where all devices have hardware, nothing is made when it is asked for."""
+
+    def prepare(self, metrics: Sequence[PlacedMetric], window: Window, *, stop: Stop) -> None: ...
+
+    def refresh(self, metrics: Sequence[PlacedMetric]) -> None: ...
 
 
 @dataclass
@@ -39,7 +47,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         # Of metrics that are passed in, nobody's rights are asked: so there is no gate.
-        self.histories = Histories(cast(Gate, None), self.store, self.clock)
+        self.histories = Histories(cast(Gate, None), self.store, self.clock, NothingSimulated())
 
     def metric(self, **fields: Any) -> PlacedMetric:
         """A metric that was never used before: by default a gauge of power in kW that is believed for 900 s."""

@@ -178,6 +178,27 @@ class TestReadings:
             world.send(metric, (NINE, 1), (TEN, 2))
             assert one.many("reading", 2) == two.many("reading", 2)
 
+    def test_of_simulated_devices_arrive_as_time_goes_on_and_not_when_their_past_is_made(
+        self, live: Live, clock: Clock
+    ) -> None:
+        body = {"name": "Load", "kind": "load_meter", "source": "simulated", "commissioned_on": "2025-12-01"}
+        device = live.world.admin.post(f"/sites/{live.world.north}/devices", body).json()
+        metric = device["metrics"][0]["id"]
+        live.world.services.simulation.tick()
+        with live.open(live.subscribe(metric)) as client:
+            first = client.named("latest").data
+            past = {"start": "2025-12-05T00:00:00Z", "end": "2025-12-06T00:00:00Z", "resolution": "raw"}
+            answer = live.world.admin.get(f"/metrics/{metric}/history", **past)
+            assert len(answer.json()["series"][0]["values"]) == 1440
+            clock.advance(minutes=2)
+            live.world.services.simulation.tick()
+            (second, third) = client.many("reading", 2)
+        times = [first["timestamp"], second.data["timestamp"], third.data["timestamp"]]
+        assert times == ["2026-01-05T12:00:00Z", "2026-01-05T12:01:00Z", "2026-01-05T12:02:00Z"]
+        with live.open(live.subscribe(metric), last_id=second.id) as client:
+            client.named("latest")
+            assert client.named("reading").data == third.data
+
     def test_of_a_late_time_arrive_when_they_come(self, live: Live) -> None:
         world, metric = live.world, live.world.metric()
         world.send(metric, (TEN, 1))

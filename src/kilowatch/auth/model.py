@@ -1,7 +1,7 @@
 """Users, sign-ins, API keys and grants."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from sqlalchemy import JSON, ForeignKey, Index, String
@@ -58,6 +58,17 @@ class RefreshTokenRow(Base):
     used_at: Mapped[datetime | None] = mapped_column(Instant)
 
 
+class PageSessionRow(Base):
+    """A browser that is signed in: the hash of what its cookie holds. It ends with its sign-in."""
+
+    __tablename__ = "page_sessions"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sign_in_id: Mapped[int] = mapped_column(ForeignKey("sign_ins.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+    seen_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class ApiKeyRow(Base):
     __tablename__ = "api_keys"
     __table_args__ = {"sqlite_autoincrement": True}
@@ -109,6 +120,19 @@ class Me(msgspec.Struct, frozen=True):
     is_admin: bool
     grants: list[Grant]
 
+    def may_change(self, site_id: int) -> bool:
+        """Whether they are a technician of this site, or may do everything."""
+        return self.is_admin or any(grant.site_id == site_id and grant.role == "technician" for grant in self.grants)
+
+
+class SignIn(msgspec.Struct, frozen=True):
+    """One of a user's sign-ins that has not ended."""
+
+    id: int
+    created_at: datetime
+    seen_at: Annotated[datetime | None, msgspec.Meta(description="When its browser last asked; null: no browser.")]
+    is_current: bool = False
+
 
 class ApiKey(msgspec.Struct, frozen=True):
     """An API key without its secret."""
@@ -140,6 +164,7 @@ class Credential(msgspec.Struct, frozen=True):
 
     sign_in_id: int | None = None
     key_hash: str | None = None
+    session_hash: str | None = None
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -155,6 +180,7 @@ class Principal(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     api_key_id: int | None = None
     api_key_name: str | None = None
+    session_seen_at: datetime | None = None
 
 
 OPERATOR = Principal(user_id=0, email="operator", name="Operator of this machine", is_admin=True)

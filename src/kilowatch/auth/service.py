@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from kilowatch.auth import secrets, store
-from kilowatch.auth.model import ApiKey, Credential, Grant, Me, NewApiKey, Principal, Role, Scope, Tokens, User
+from kilowatch.auth.model import ApiKey, Credential, Grant, Me, NewApiKey, Principal, Role, Scope, SignIn, Tokens, User
 from kilowatch.auth.rights import require_admin, require_scope
 from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Forbidden, NotFound, TooMany, Unauthenticated, conflict, invalid
@@ -27,6 +27,9 @@ H = TypeVar("H", bound=Hashable)
 
 ATTEMPT_WINDOW = timedelta(minutes=15)
 _KEY_IS_GONE = "This API key is unknown, deleted or expired."
+_SIGN_IN_HAS_ENDED = "This sign-in has ended; sign in again at `/api/v1/auth/token`."
+_SEEN_EVERY = timedelta(minutes=5)
+"""How often it is noted that a session is used: each note is a write."""
 
 
 class NoSuchUser(NotFound):
@@ -68,9 +71,10 @@ class Seen(NamedTuple, Generic[T]):
 class Gate:
     """Opens units of work for whoever asks, so that no service can reach data without knowing who it is for."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._idle = timedelta(hours=settings.session_idle_hours)
         self._memory = Memory()
 
     def stamp(self) -> Hashable:
@@ -95,7 +99,7 @@ class Gate:
         who, found = known
         now = self._clock()
         if who.expires_at is not None and who.expires_at <= now:
-            raise Unauthenticated(_KEY_IS_GONE)
+            raise Unauthenticated(_KEY_IS_GONE if who.sign_in_id is None else _SIGN_IN_HAS_ENDED)
         require_scope(who, scope)
         return Seen(who, found, now)
 
@@ -119,9 +123,12 @@ class Gate:
         if credential.key_hash is not None:
             who = store.find_principal_by_key(connection, credential.key_hash, now)
             problem = _KEY_IS_GONE
+        elif credential.session_hash is not None:
+            who = store.find_principal_by_session(connection, credential.session_hash, now, idle=self._idle)
+            problem = _SIGN_IN_HAS_ENDED
         else:
             who = store.find_principal_by_sign_in(connection, credential.sign_in_id or 0)
-            problem = "This sign-in has ended; sign in again at `/api/v1/auth/token`."
+            problem = _SIGN_IN_HAS_ENDED
         if who is None:
             raise Unauthenticated(problem)
         return who
@@ -141,6 +148,8 @@ class SignIns:
         self._access_life = timedelta(minutes=settings.access_token_minutes)
         self._refresh_life = timedelta(days=settings.refresh_token_days)
         self._most_attempts = settings.login_attempts
+        self._session_idle = timedelta(hours=settings.session_idle_hours)
+        self._session_life = timedelta(days=settings.session_days)
 
     def read_credential(self, bearer: str) -> Credential:
         return secrets.read_credential(bearer, signing_key=self._signing_key, now=self._clock())
@@ -152,6 +161,28 @@ class SignIns:
             Unauthenticated: one of them is wrong; which, is not said.
             TooMany: too many failures of this account or address in the last 15 minutes.
         """
+        return self._sign_in(email, password, address, self._tokens)
+
+    def open_page_session(self, email: str, password: str, *, address: str, before: str | None) -> str:
+        """What a browser's cookie is to hold, for an email and password; raises as `sign_in` does.
+
+        Args:
+            before: what it held, if anything: the sign-in that this was of ends.
+        """
+
+        def begin(connection: Connection, sign_in_id: int, _user_id: int, now: datetime) -> str:
+            if before is not None:
+                store.end_sign_in_of_session(connection, secrets.hash_token(before), now)
+            token = secrets.new_token()
+            expires_at = now + self._session_life
+            store.add_page_session(connection, secrets.hash_token(token), sign_in_id, expires_at=expires_at, now=now)
+            return token
+
+        return self._sign_in(email, password, address, begin)
+
+    def _sign_in(
+        self, email: str, password: str, address: str, begin: Callable[[Connection, int, int, datetime], T]
+    ) -> T:
         email = email.strip().casefold()
         now = self._clock()
         attempts = self._count_attempt(email, address, now)
@@ -166,7 +197,57 @@ class SignIns:
             store.delete_attempts(connection, attempts)
             store.forget_expired_tokens(connection, now)
             sign_in_id = store.add_sign_in(connection, found[0], now)
-            return self._tokens(connection, sign_in_id, found[0], now)
+            return begin(connection, sign_in_id, found[0], now)
+
+    def visit(self, token: str) -> Credential:
+        """The credential of a browser whose cookie holds this. Raises `Unauthenticated` if its session ended."""
+        credential = Credential(session_hash=secrets.hash_token(token))
+        seen = self._gate.knowing(credential)
+        noted = seen.who.session_seen_at
+        if noted is None or seen.now - noted >= min(_SEEN_EVERY, self._session_idle / 10):
+            with self._database.write() as connection:
+                store.touch_page_session(connection, secrets.hash_token(token), seen.now)
+        return credential
+
+    def seal(self, purpose: str, text: str) -> str:
+        """What nobody else can make of this text: forms carry that of their session's token."""
+        return secrets.seal(self._signing_key, purpose, text)
+
+    def list_sign_ins(self, caller: Caller) -> list[SignIn]:
+        """The caller's own that can still be used, the newest first."""
+        with self._gate.reading(caller) as work:
+            found = store.sign_ins_of_user(work.connection, work.who.user_id, work.now, idle=self._session_idle)
+            current = work.who.sign_in_id
+            return [msgspec.structs.replace(sign_in, is_current=sign_in.id == current) for sign_in in found]
+
+    def end_others(self, caller: Caller) -> int:
+        """End all of the caller's sign-ins but the one that asks; how many that were."""
+        with self._gate.writing(caller) as work:
+            who = _signed_in(work.who)
+            usable = store.sign_ins_of_user(work.connection, who.user_id, work.now, idle=self._session_idle)
+            store.end_sign_ins(work.connection, work.now, user_id=who.user_id, but_for=who.sign_in_id)
+            return sum(sign_in.id != who.sign_in_id for sign_in in usable)
+
+    def change_password(self, caller: Caller, *, old: str, new: str, address: str) -> None:
+        """Change the caller's own; all other sign-ins end.
+
+        Raises:
+            Invalid: the old password is wrong.
+            TooMany: it was wrong too often in the last 15 minutes, here or at signing in.
+        """
+        with self._gate.reading(caller, scope="write") as work:
+            who = _signed_in(work.who)
+            before = store.password_hash_of(work.connection, who.user_id)
+        attempts = self._count_attempt(who.email, address, work.now)
+        if not secrets.password_matches(old, before):
+            raise invalid("old", "This is not your password.")
+        password_hash = secrets.hash_password(new)
+        with self._gate.writing(caller) as work:
+            if store.password_hash_of(work.connection, who.user_id) != before:  # changed while it was checked
+                raise invalid("old", "This is not your password.")
+            store.delete_attempts(work.connection, attempts)
+            store.change_user(work.connection, who.user_id, {"password_hash": password_hash})
+            store.end_sign_ins(work.connection, work.now, user_id=who.user_id, but_for=who.sign_in_id)
 
     def refresh(self, refresh_token: str) -> Tokens:
         """New tokens for a refresh token, which is used up. A second use ends the sign-in: one was stolen."""
@@ -224,10 +305,7 @@ class Accounts:
         self._signing_key = signing_key
 
     def me(self, caller: Caller) -> Me:
-        with self._gate.reading(caller) as work:
-            who = work.who
-            grants = store.grants_of_user(work.connection, who.user_id, only_site_id=who.only_site_id)
-            return Me(who.user_id, who.email, who.name, who.is_admin, grants)
+        return self._gate.seeing(caller, _me, None).found
 
     # ── users ──
 
@@ -371,6 +449,11 @@ def grant_of(connection: Connection, user_id: int, site_id: int) -> tuple[str, R
     return _user(connection, user_id).email, grants[0].role if grants else None
 
 
+def _me(connection: Connection, who: Principal, _about: None) -> Me:
+    grants = store.grants_of_user(connection, who.user_id, only_site_id=who.only_site_id)
+    return Me(who.user_id, who.email, who.name, who.is_admin, grants)
+
+
 def _user(connection: Connection, user_id: int) -> User:
     user = store.find_user(connection, user_id)
     if user is None:
@@ -390,7 +473,7 @@ def _keep_an_administrator(connection: Connection, user_id: int) -> None:
 
 def _signed_in(who: Principal) -> Principal:
     if who.sign_in_id is None:
-        raise Forbidden("An API key can't make or delete API keys; sign in with a password.")
+        raise Forbidden("An API key can't do this; sign in with a password.")
     return who
 
 

@@ -1,7 +1,7 @@
 """Reads and writes users, sign-ins, API keys and grants."""
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, column, delete, func, insert, or_, select, table, update
@@ -11,9 +11,11 @@ from kilowatch.auth.model import (
     ApiKeyRow,
     Grant,
     GrantRow,
+    PageSessionRow,
     Principal,
     RefreshTokenRow,
     Role,
+    SignIn,
     SignInAttemptRow,
     SignInRow,
     User,
@@ -71,6 +73,43 @@ def find_principal_by_key(connection: Connection, key_hash: str, now: datetime) 
     )
 
 
+def find_principal_by_session(
+    connection: Connection, token_hash: str, now: datetime, *, idle: timedelta
+) -> Principal | None:
+    """Whose browser it is, unless its session ended or was left alone for `idle`."""
+    row: Any = connection.execute(
+        select(
+            UserRow.id,
+            UserRow.email,
+            UserRow.name,
+            UserRow.is_admin,
+            SignInRow.id,
+            PageSessionRow.expires_at,
+            PageSessionRow.seen_at,
+        )
+        .join(SignInRow, SignInRow.user_id == UserRow.id)
+        .join(PageSessionRow, PageSessionRow.sign_in_id == SignInRow.id)
+        .where(
+            PageSessionRow.token_hash == token_hash,
+            PageSessionRow.expires_at > now,
+            PageSessionRow.seen_at > now - idle,
+            SignInRow.ended_at.is_(None),
+        )
+    ).first()
+    if row is None:
+        return None
+    user_id, email, name, is_admin, sign_in_id, expires_at, seen_at = row
+    return Principal(
+        user_id,
+        email,
+        name,
+        is_admin,
+        sign_in_id=sign_in_id,
+        expires_at=min(expires_at, seen_at + idle),
+        session_seen_at=seen_at,
+    )
+
+
 # ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -87,6 +126,10 @@ def find_user(connection: Connection, user_id: int) -> User | None:
 
 def find_user_by_email(connection: Connection, email: str) -> User | None:
     return fetch_one(connection, select(*_USER).where(UserRow.email == email), User)
+
+
+def password_hash_of(connection: Connection, user_id: int) -> str | None:
+    return connection.execute(select(UserRow.password_hash).where(UserRow.id == user_id)).scalar()
 
 
 def find_password(connection: Connection, email: str) -> tuple[int, str] | None:
@@ -152,12 +195,54 @@ def add_sign_in(connection: Connection, user_id: int, now: datetime) -> int:
     ).scalar_one()
 
 
+def sign_ins_of_user(connection: Connection, user_id: int, now: datetime, *, idle: timedelta) -> list[SignIn]:
+    """Those that can still be used, the newest first."""
+    browser = and_(
+        PageSessionRow.sign_in_id == SignInRow.id, PageSessionRow.expires_at > now, PageSessionRow.seen_at > now - idle
+    )
+    token = select(RefreshTokenRow.sign_in_id).where(
+        RefreshTokenRow.sign_in_id == SignInRow.id, RefreshTokenRow.expires_at > now, RefreshTokenRow.used_at.is_(None)
+    )
+    statement = (
+        select(SignInRow.id, SignInRow.created_at, PageSessionRow.seen_at)
+        .outerjoin(PageSessionRow, browser)
+        .where(SignInRow.user_id == user_id, SignInRow.ended_at.is_(None))
+        .where(or_(PageSessionRow.seen_at.is_not(None), token.exists()))
+    )
+    return fetch_all(connection, statement.order_by(SignInRow.id.desc()), SignIn)
+
+
 def end_sign_ins(
-    connection: Connection, now: datetime, *, sign_in_id: int | None = None, user_id: int | None = None
-) -> None:
-    """End one sign-in, or all of a user's."""
+    connection: Connection,
+    now: datetime,
+    *,
+    sign_in_id: int | None = None,
+    user_id: int | None = None,
+    but_for: int | None = None,
+) -> int:
+    """End one sign-in, or all of a user's but for one; how many that were."""
     which = SignInRow.id == sign_in_id if sign_in_id is not None else SignInRow.user_id == user_id
-    connection.execute(update(SignInRow).where(which, SignInRow.ended_at.is_(None)).values(ended_at=now))
+    statement = update(SignInRow).where(which, SignInRow.ended_at.is_(None))
+    if but_for is not None:
+        statement = statement.where(SignInRow.id != but_for)
+    return connection.execute(statement.values(ended_at=now)).rowcount
+
+
+def add_page_session(
+    connection: Connection, token_hash: str, sign_in_id: int, *, expires_at: datetime, now: datetime
+) -> None:
+    values = {"token_hash": token_hash, "sign_in_id": sign_in_id, "expires_at": expires_at, "seen_at": now}
+    connection.execute(insert(PageSessionRow).values(values))
+
+
+def touch_page_session(connection: Connection, token_hash: str, now: datetime) -> None:
+    connection.execute(update(PageSessionRow).where(PageSessionRow.token_hash == token_hash).values(seen_at=now))
+
+
+def end_sign_in_of_session(connection: Connection, token_hash: str, now: datetime) -> None:
+    of_session = select(PageSessionRow.sign_in_id).where(PageSessionRow.token_hash == token_hash)
+    statement = update(SignInRow).where(SignInRow.id.in_(of_session), SignInRow.ended_at.is_(None))
+    connection.execute(statement.values(ended_at=now))
 
 
 def add_refresh_token(connection: Connection, token_hash: str, sign_in_id: int, expires_at: datetime) -> None:
@@ -185,9 +270,12 @@ def find_sign_in_of_token(connection: Connection, token_hash: str) -> tuple[int,
 
 
 def forget_expired_tokens(connection: Connection, now: datetime) -> None:
+    """And browsers' sessions, and the sign-ins that have neither any more."""
     connection.execute(delete(RefreshTokenRow).where(RefreshTokenRow.expires_at < now))
-    remaining = select(RefreshTokenRow.sign_in_id).where(RefreshTokenRow.sign_in_id == SignInRow.id)
-    connection.execute(delete(SignInRow).where(~remaining.exists()))
+    connection.execute(delete(PageSessionRow).where(PageSessionRow.expires_at < now))
+    tokens = select(RefreshTokenRow.sign_in_id).where(RefreshTokenRow.sign_in_id == SignInRow.id)
+    sessions = select(PageSessionRow.sign_in_id).where(PageSessionRow.sign_in_id == SignInRow.id)
+    connection.execute(delete(SignInRow).where(~tokens.exists(), ~sessions.exists()))
 
 
 # ── sign-in attempts ─────────────────────────────────────────────────────────────────────────────────────────────────

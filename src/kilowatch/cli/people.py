@@ -83,7 +83,7 @@ def site_grant(
     with opened(load_settings(), with_history=False) as services:
         user_id = _user_id(services, email)
         try:
-            site_id = services.catalogue.site_id_of(OPERATOR, site)
+            site_id = services.catalogue.site_named(OPERATOR, site).id
         except NotFound as error:
             raise NotFound(f"There is no site with the slug {site!r}.") from error
         services.catalogue.put_grant(OPERATOR, site_id, user_id, checked.role)

@@ -35,7 +35,7 @@ def demo(
     port: Port = 8000,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve it, or only prepare it.")] = True,
 ) -> None:
-    """Load a portfolio of sites with a real house's measurements, and serve it. Running it again loses nothing."""
+    """Load a portfolio of sites, real and simulated, and serve it. Running it again loses nothing."""
     settings = load_settings()
     if serve:
         _refuse_taken_port(host, port)
@@ -73,7 +73,12 @@ def _show_demo(prepared: Any, address: str) -> None:
     first_day = f"start={house.FIRST_DAY}&end=2025-06-02T00:00:00+01:00&resolution=1h".replace("+", "%2B")
     out.print("\nThe powers of a real house, hour by hour:\n", style="bold")
     url = f"{address}/api/v1/subscriptions/{prepared.subscription_id}/history?{first_day}&format=csv"
-    out.print(f'  curl -H "Authorization: Bearer {prepared.api_key}" "{url}"\n', markup=False)
+    header = f'-H "Authorization: Bearer {prepared.api_key}"'
+    out.print(f'  curl {header} "{url}"\n', markup=False)
+    out.print("A simulated home as it is now, and as it goes on (each five minutes; Ctrl-C ends it):\n", style="bold")
+    out.print(
+        f"  curl -N {header} {address}/api/v1/subscriptions/{prepared.live_subscription_id}/stream\n", markup=False
+    )
 
 
 def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:

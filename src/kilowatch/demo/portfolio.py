@@ -4,6 +4,8 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,49 +13,14 @@ import msgspec
 from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR, Role
 from kilowatch.config import Settings
-from kilowatch.demo import house
+from kilowatch.demo import house, simulated
 from kilowatch.errors import Invalid, KilowatchError
-from kilowatch.facility.schemas import DeviceIn, SiteIn
 from kilowatch.kit.paging import PageRequest
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 
+_DAY_MS = 86_400_000
+_DAYS_AT_ONCE = 50
 _EVERYTHING = PageRequest(limit=500)
-
-WORKSHOP = SiteIn(
-    name="Harbour workshop",
-    slug="harbour-workshop",
-    timezone="Europe/Berlin",
-    latitude=53.54,
-    longitude=9.97,
-    country="DE",
-    currency="EUR",
-)
-WIND_FARM = SiteIn(
-    name="Ridge wind farm",
-    slug="ridge-wind-farm",
-    timezone="America/Denver",
-    latitude=41.6,
-    longitude=-105.9,
-    country="US",
-    currency="USD",
-)
-_OTHERS: tuple[tuple[SiteIn, tuple[DeviceIn, ...]], ...] = (
-    (
-        WORKSHOP,
-        (
-            DeviceIn(name="Shed roof", slug="shed-roof", kind="pv_array", properties={"peak_kw": 24, "tilt_deg": 12}),
-            DeviceIn(name="Grid meter", slug="grid-meter", kind="grid_meter"),
-            DeviceIn(name="Van charger", slug="van-charger", kind="ev_charger", properties={"max_charge_kw": 22}),
-        ),
-    ),
-    (
-        WIND_FARM,
-        (
-            DeviceIn(name="Turbine 1", slug="turbine-1", kind="wind_turbine", properties={"rated_kw": 3000}),
-            DeviceIn(name="Turbine 2", slug="turbine-2", kind="wind_turbine", properties={"rated_kw": 3000}),
-            DeviceIn(name="Mast", slug="mast", kind="weather_station"),
-        ),
-    ),
-)
 
 
 class DemoUser(msgspec.Struct, frozen=True):
@@ -70,6 +37,7 @@ class Demo(msgspec.Struct, frozen=True):
     users: list[DemoUser]
     api_key: str
     subscription_id: int
+    live_subscription_id: int = 0
 
 
 _USERS: tuple[tuple[str, str, str, dict[str, Role]], ...] = (
@@ -78,8 +46,8 @@ _USERS: tuple[tuple[str, str, str, dict[str, Role]], ...] = (
     (
         "reader@example.org",
         "Rosa Reader",
-        "reads the Battery house and the Harbour workshop",
-        {house.SLUG: "standard", "harbour-workshop": "standard"},
+        "reads the Battery house and the Munich home",
+        {house.SLUG: "standard", "munich-home": "standard"},
     ),
     ("newcomer@example.org", "Nils Newcomer", "has no grant, so sees no site", {}),
 )
@@ -108,7 +76,13 @@ def prepare(services: Kilowatch, settings: Settings, *, progress: Progress) -> D
     site_ids = _make_sites(services)
     if not is_complete:
         _make_users(services, users, site_ids)
-    _load_house(services, progress)
+    parts = [*_house_parts(services), *_simulated_parts(services)]
+    if parts:
+        with progress() as done:
+            for number, load in enumerate(parts):
+                done(number, len(parts))
+                load()
+            done(len(parts), len(parts))
     if demo is None or not is_complete:
         demo = _make_reader_kit(services, users, site_ids)
         _write(kept, demo)
@@ -128,7 +102,8 @@ def _refuse_a_real_place(services: Kilowatch, settings: Settings, *, is_demo: bo
 def _make_sites(services: Kilowatch) -> dict[str, int]:
     catalogue = services.catalogue
     present = {site.slug: site.id for site in catalogue.list_sites(OPERATOR, _EVERYTHING, words=None).items}
-    for site, devices in ((house.SITE, tuple(device for device, _ in house.DEVICES)), *_OTHERS):
+    first_day = services.now().date() - timedelta(days=simulated.DAYS)
+    for site, devices in ((house.SITE, tuple(device for device, _ in house.DEVICES)), *simulated.sites(first_day)):
         slug = site.slug or ""
         if slug not in present:
             present[slug] = catalogue.create_site(OPERATOR, site.model_dump()).id
@@ -160,25 +135,33 @@ def _make_users(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, 
             services.catalogue.put_grant(OPERATOR, site_ids[slug], user_id, role)
 
 
-def _load_house(services: Kilowatch, progress: Progress) -> None:
-    """Send the measurements, unless they are all there. Sending some again changes nothing."""
-    site_id = next(
-        site.id
-        for site in services.catalogue.list_sites(OPERATOR, _EVERYTHING, words=house.SLUG).items
-        if site.slug == house.SLUG
-    )
-    if all(reading.value is not None for reading in services.histories.latest_of_site(OPERATOR, site_id)):
-        return
-    bodies = list(house.ingest_bodies(house.read_measurements()))
-    with progress() as done:
-        for number, (name, body) in enumerate(bodies):
-            done(number, len(bodies))
-            report = services.intake.wait(services.intake.begin(OPERATOR, body, content_type="application/json"))
-            if report.rejected:
-                raise KilowatchError(
-                    f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}"
-                )
-        done(len(bodies), len(bodies))
+def _house_parts(services: Kilowatch) -> list[Callable[[], None]]:
+    """What sends the measurements, unless they are all there. Sending some again changes nothing."""
+    metrics = services.catalogue.metrics_where(OPERATOR, site=house.SLUG)
+    if all(reading.value is not None for reading in services.histories.latest(metrics)):
+        return []
+    bodies = house.ingest_bodies(house.read_measurements())
+    return [partial(_send, services, name, body) for name, body in bodies]
+
+
+def _send(services: Kilowatch, name: str, body: bytes) -> None:
+    report = services.intake.wait(services.intake.begin(OPERATOR, body, content_type="application/json"))
+    if report.rejected:
+        raise KilowatchError(f"{report.rejected} measurements of {name} were refused: {report.errors[0].detail}")
+
+
+def _simulated_parts(services: Kilowatch) -> list[Callable[[], None]]:
+    """What makes the simulated history from the first day until the demo was made, where it is missing."""
+    parts: list[Callable[[], None]] = []
+    for site in (simulated.HOME, simulated.WIND_FARM, simulated.SUPERMARKET):
+        metrics = services.catalogue.metrics_where(OPERATOR, site=site.slug)
+        until = to_ms(services.catalogue.site_named(OPERATOR, site.slug or "").created_at) // _DAY_MS * _DAY_MS
+        for begin in range(until - simulated.DAYS * _DAY_MS, until, _DAYS_AT_ONCE * _DAY_MS):
+            end = min(begin + _DAYS_AT_ONCE * _DAY_MS, until) - simulated.INTERVAL_S * 1000  # days are made whole
+            window = Window(from_ms(begin), from_ms(end))
+            if services.simulation.lacks(metrics, window):
+                parts.append(partial(services.simulation.prepare, metrics, window))
+    return parts
 
 
 def _make_reader_kit(services: Kilowatch, users: list[DemoUser], site_ids: dict[str, int]) -> Demo:
@@ -192,11 +175,17 @@ def _make_reader_kit(services: Kilowatch, users: list[DemoUser], site_ids: dict[
         if reading.metric == "power"
     ]
     subscription = services.subscriptions.create_subscription(credential, name="House power", metric_ids=powers)
+    live = [
+        reading.metric_id
+        for reading in services.histories.latest_of_site(credential, site_ids[simulated.HOME.slug or ""])
+        if reading.metric in ("power", "state_of_charge")
+    ]
+    stream = services.subscriptions.create_subscription(credential, name="Munich home, live", metric_ids=live)
     key = services.accounts.create_api_key(
         credential, name="Demo", scopes=["read"], site_id=None, expires_at=None, once=None
     )
     services.sign_ins.sign_out(credential)
-    return Demo(users, key.key, subscription.id)
+    return Demo(users, key.key, subscription.id, stream.id)
 
 
 def _read(path: Path) -> Demo | None:

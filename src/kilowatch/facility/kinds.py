@@ -166,6 +166,11 @@ class Kind:
     properties: type[BaseModel]
     metrics: tuple[UsualMetric, ...] = field(default=())
 
+    @property
+    def can_be_simulated(self) -> bool:
+        """Whether it is known what it does; what a `generic` device does, nobody knows."""
+        return bool(self.metrics)
+
 
 _SOC = _metric("state_of_charge", "state_of_charge", valid_min=0, valid_max=100)
 

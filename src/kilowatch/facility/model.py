@@ -12,6 +12,7 @@ from kilowatch.facility.quantities import Behaviour
 from kilowatch.kit.db import Base, Instant
 
 Source = Literal["reported", "simulated"]
+Interval = Literal[60, 300, 900]
 AuditAction = Literal[
     "site_created",
     "site_changed",
@@ -61,6 +62,7 @@ class DeviceRow(Base):
     serial_number: Mapped[str | None] = mapped_column(String(200))
     commissioned_on: Mapped[date | None]
     source: Mapped[str] = mapped_column(String(20))
+    interval_s: Mapped[int] = mapped_column(server_default="60")
     properties: Mapped[dict[str, Any]] = mapped_column(JSON)
     create_metrics: Mapped[bool] = mapped_column(server_default=false())
     version: Mapped[int]
@@ -170,6 +172,7 @@ class Device(msgspec.Struct, frozen=True):
     serial_number: str | None
     commissioned_on: date | None
     source: Source
+    interval_s: Annotated[Interval, msgspec.Meta(description="How often it reports if it is simulated, in seconds.")]
     properties: dict[str, Any]
     create_metrics: Annotated[
         bool, msgspec.Meta(description="Whether readings that arrive for a key it does not have make a metric of it.")
@@ -202,6 +205,8 @@ class PlacedMetric(msgspec.Struct, frozen=True):
     max_gap_s: int | None
     valid_min: float | None
     valid_max: float | None
+    simulated: bool = False
+    """Whether its readings are computed when they are needed."""
 
     @property
     def path(self) -> str:
@@ -210,6 +215,23 @@ class PlacedMetric(msgspec.Struct, frozen=True):
     @property
     def max_gap_ms(self) -> int | None:
         return None if self.max_gap_s is None else self.max_gap_s * 1000
+
+
+class SimulatedDevice(msgspec.Struct, frozen=True):
+    """What decides the readings of a device that has no hardware, and the metrics that they are for."""
+
+    id: int
+    kind: DeviceKind
+    commissioned_on: date | None
+    interval_s: int
+    properties: dict[str, Any]
+    created_at: datetime
+    site_id: int
+    timezone: str
+    latitude: float | None
+    longitude: float | None
+    country: str | None
+    metrics: tuple[Metric, ...] = ()
 
 
 class WindowErasure(msgspec.Struct, frozen=True):

@@ -94,6 +94,7 @@ _DEVICE = {
     "serial_number": "PV-0042",
     "commissioned_on": "2024-05-01",
     "source": "reported",
+    "interval_s": 60,
     "properties": {"peak_kw": 9.8, "tilt_deg": 30.0, "azimuth_deg": 180.0},
     "create_metrics": False,
     "version": 1,

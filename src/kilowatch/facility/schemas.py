@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -14,11 +15,11 @@ from pydantic import (
 )
 
 from kilowatch.facility.kinds import DeviceKind
-from kilowatch.facility.model import Source
+from kilowatch.facility.model import Interval, Source
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
 from kilowatch.kit import text, timespan, units
 from kilowatch.kit.schemas import Body
-from kilowatch.kit.text import Flag, Key, Line, Name, Notes, Number, Slug, Whole, name_from
+from kilowatch.kit.text import Flag, Key, Line, Name, Notes, Number, Slug, Whole, name_from, number_only
 
 
 def _known_quantity(value: str) -> str:
@@ -133,7 +134,12 @@ class _DeviceFields(Body):
     model: Line | None = None
     serial_number: Line | None = Field(None, description="Unique in the site where it is given.")
     commissioned_on: Day | None = None
-    source: Source = "reported"
+    source: Source = Field(
+        "reported", description="`simulated` for a device with no hardware: its readings are computed when needed."
+    )
+    interval_s: Annotated[Interval, BeforeValidator(number_only)] = Field(
+        60, description="How often it reports if it is simulated, in seconds."
+    )
     create_metrics: Flag = Field(
         False, description="Make a metric of readings that arrive for a key that the device does not have."
     )

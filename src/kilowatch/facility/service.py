@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from kilowatch.auth import service as auth
-from kilowatch.auth.model import Grant, Principal, Role
+from kilowatch.auth.model import OPERATOR, Grant, Principal, Role, Scope
 from kilowatch.auth.rights import require_admin, require_technician
 from kilowatch.auth.service import Caller, Gate, Work
 from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid
@@ -27,6 +27,7 @@ from kilowatch.facility.model import (
     KindInfo,
     Metric,
     PlacedMetric,
+    SimulatedDevice,
     Site,
 )
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, fits, quantity_measured_in
@@ -105,13 +106,28 @@ class Readings(Protocol):
     def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None: ...
 
 
+class Preparing(Protocol):
+    """Readings that are made when they are needed: the room above fills this in, `app.py` joins the two."""
+
+    def prepare(self, metrics: Sequence[PlacedMetric], window: Window) -> None: ...
+
+
 class Catalogue:
     """Sites, devices, metrics and grants."""
 
-    def __init__(self, database: Database, gate: Gate, readings: Readings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        gate: Gate,
+        readings: Readings,
+        clock: Callable[[], datetime],
+        *,
+        simulation: Preparing,
+    ) -> None:
         self._database = database
         self._gate = gate
         self._readings = readings
+        self._simulation = simulation
         self._clock = clock
         self._correcting = threading.Lock()
 
@@ -127,18 +143,19 @@ class Catalogue:
             rows = store.page_sites(work.connection, work.who, page, words=words)
             return page_of(rows, page, id_of=lambda site: site.id)
 
-    def get_site(self, caller: Caller, site_id: int) -> Site:
-        with self._gate.reading(caller) as work:
-            return site_of(work.connection, work.who, site_id)[0]
+    def get_site(self, caller: Caller, site_id: int, *, to_change: bool = False) -> Site:
+        """Raises `Forbidden` for those who may see it only, if it is `to_change` its devices."""
+        with self._gate.reading(caller, scope=_scope(to_change)) as work:
+            site, role = site_of(work.connection, work.who, site_id)
+            if to_change:
+                require_technician(role)
+            return site
 
-    def site_id_of(self, caller: Caller, slug: str) -> int:
-        """The id of the site with this slug, for an administrator."""
+    def site_named(self, caller: Caller, slug: str) -> Site:
+        """The site with this slug, for an administrator."""
         with self._gate.reading(caller) as work:
             require_admin(work.who)
-            site_id = store.find_site_id_by_slug(work.connection, slug)
-            if site_id is None:
-                raise NoSuchSite
-            return site_id
+            return site_of(work.connection, work.who, store.find_site_id_by_slug(work.connection, slug) or 0)[0]
 
     def metrics_where(
         self,
@@ -229,8 +246,11 @@ class Catalogue:
     ) -> Page[Device]:
         return self._gate.seeing(caller, _devices, (site_id, page, kind, words)).found
 
-    def get_device(self, caller: Caller, device_id: int) -> DeviceWithMetrics:
-        with self._gate.reading(caller) as work:
+    def get_device(self, caller: Caller, device_id: int, *, to_change: bool = False) -> DeviceWithMetrics:
+        """Raises `Forbidden` for those who may see it only, if it is `to_change`."""
+        with self._gate.reading(caller, scope=_scope(to_change)) as work:
+            if to_change:
+                _changeable_device(work.connection, work.who, device_id, None)
             return _device_with_metrics(work.connection, work.who, device_id)
 
     def create_device(
@@ -265,6 +285,7 @@ class Catalogue:
                     "created_at": work.now,
                     "updated_at": work.now,
                 }
+                _refuse_unknown_simulation(values["kind"], values["source"])
                 checked = _checked_metrics(values["kind"], metrics)
                 device_id = store.add_device(work.connection, row)
                 store.add_metrics(work.connection, device_id, checked)
@@ -299,6 +320,7 @@ class Catalogue:
                 except_id=device_id,
             )
             kind = values.get("kind", device.kind)
+            _refuse_unknown_simulation(kind, values.get("source", device.source))
             if "properties" in values or kind != device.kind:
                 # another kind has other properties, so those of the old one do not stay
                 before = device.properties if kind == device.kind else {}
@@ -322,6 +344,26 @@ class Catalogue:
             details = {"metrics": len(metrics), "readings": None}
             entry = audit.record(work, device.site_id, "device_deleted", path, details)
         return self._deleted(devices=1, metrics=metrics, entry=(entry, details))
+
+    def weigh_device(self, caller: Caller, device_id: int) -> Deleted:
+        """What a deletion would take along now, for those who may delete it."""
+        metrics = [metric.id for metric in self.get_device(caller, device_id, to_change=True).metrics]
+        return Deleted(devices=1, metrics=len(metrics), readings=self._weight(metrics))
+
+    def weigh_metric(self, caller: Caller, metric_id: int) -> Deleted:
+        """What a deletion would take along now, for those who may delete it. Raises `LastMetric` if nobody may."""
+        with self._gate.reading(caller, scope="write") as work:
+            metric, role = metric_of(work.connection, work.who, metric_id)
+            require_technician(role)
+            if len(store.metric_keys(work.connection, metric.device_id)) == 1:
+                raise LastMetric
+        return Deleted(devices=0, metrics=1, readings=self._weight([metric_id]))
+
+    def _weight(self, metrics: list[int]) -> int | None:
+        try:
+            return self._readings.count(metrics)
+        except Unavailable:
+            return None
 
     # ── metrics ──
 
@@ -356,15 +398,21 @@ class Catalogue:
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=Metric, now=work.now
             )
 
-    def change_metric(self, caller: Caller, metric_id: int, changes: dict[str, Any]) -> Metric:
-        """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to."""
+    def change_metric(
+        self, caller: Caller, metric_id: int, changes: dict[str, Any], *, if_match: str | None = None
+    ) -> Metric:
+        """Change some fields; quantity, unit and behaviour only while there are no readings to give a meaning to.
+
+        Args:
+            if_match: the device's ETag that was read, as its metrics change it too.
+        """
         # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
         with self._gate.reading(caller, scope="write") as work:
             require_technician(metric_of(work.connection, work.who, metric_id)[1])
         has_readings = not changes.keys().isdisjoint(_MEANING) and self._readings.count([metric_id]) > 0
         with self._gate.writing(caller) as work:
-            metric, role = metric_of(work.connection, work.who, metric_id)
-            require_technician(role)
+            metric, _ = metric_of(work.connection, work.who, metric_id)
+            _changeable_device(work.connection, work.who, metric.device_id, if_match)
             if changes.get("key", metric.key) != metric.key and changes["key"] in store.metric_keys(
                 work.connection, metric.device_id
             ):
@@ -386,10 +434,10 @@ class Catalogue:
             audit.record_changes(work, site_id, "metric_changed", path, before=metric, after=after)
             return after
 
-    def delete_metric(self, caller: Caller, metric_id: int) -> Deleted:
+    def delete_metric(self, caller: Caller, metric_id: int, *, if_match: str | None = None) -> Deleted:
         with self._gate.writing(caller) as work:
-            metric, role = metric_of(work.connection, work.who, metric_id)
-            require_technician(role)
+            metric, _ = metric_of(work.connection, work.who, metric_id)
+            _changeable_device(work.connection, work.who, metric.device_id, if_match)
             # Locks the device's row, so that two requests can't each take the other's last-but-one metric.
             store.touch_device(work.connection, metric.device_id, work.now)
             if len(store.metric_keys(work.connection, metric.device_id)) == 1:
@@ -411,6 +459,8 @@ class Catalogue:
         """
         with self._gate.reading(caller, scope="write") as work:
             require_technician(metric_of(work.connection, work.who, metric_id)[1])
+            metric_there = placed_metric(work.connection, work.who, metric_id)
+        self._simulation.prepare([metric_there], window)  # or what nobody has asked for yet would come back
         # One at a time, or two would count the same readings.
         with self._correcting:
             self._erase_windows()
@@ -538,6 +588,11 @@ def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int])
     return {metric.id: metric for metric, _ in store.placed_metrics(connection, who, ids)}
 
 
+def readable_metric_ids(connection: Connection, who: Principal, ids: Sequence[int]) -> set[int]:
+    """Those of the metrics that `who` may read, where nothing else of them is asked."""
+    return store.visible_metric_ids(connection, who, ids)
+
+
 def addressed_metrics(
     connection: Connection, who: Principal, references: Sequence[int | str]
 ) -> dict[int | str, tuple[PlacedMetric, Role]]:
@@ -551,6 +606,21 @@ def addressed_metrics(
     for metric, role in store.placed_metrics_named(connection, who, triples):
         found[metric.path] = (metric, role)
     return found
+
+
+def simulated_devices(connection: Connection, site_id: int) -> list[SimulatedDevice]:
+    """The site's simulated devices with their metrics, by id, for the simulation: nobody's rights are asked."""
+    return store.simulated_devices(connection, site_id)
+
+
+def position_of_site(connection: Connection, site_id: int) -> tuple[str, float | None, float | None, str | None] | None:
+    """The time zone, latitude, longitude and country of a site, for the simulation; `None` if there is none."""
+    site = store.find_site(connection, OPERATOR, site_id)
+    return None if site is None else (site[0].timezone, site[0].latitude, site[0].longitude, site[0].country)
+
+
+def sites_with_simulated_devices(connection: Connection) -> list[int]:
+    return store.sites_with_simulated_devices(connection)
 
 
 def creating_devices(connection: Connection, who: Principal, names: Sequence[str]) -> set[str]:
@@ -652,6 +722,10 @@ def _place_of(work: Work, metric: Metric) -> tuple[int, str]:
     return device.site_id, f"{store.device_path(work.connection, device.id)}/{metric.key}"
 
 
+def _scope(to_change: bool) -> Scope:
+    return "write" if to_change else "read"
+
+
 def _record_grant(work: Work, site: Site, email: str, *, before: Role | None, after: Role | None) -> None:
     if before != after:
         details = {"user": email, "changes": {"role": {"old": before, "new": after}}}
@@ -740,6 +814,11 @@ def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         )
         detail = "; ".join(f"{fault.pointer.strip('/')}: {fault.detail}" for fault in faults[:3])
         raise Invalid(detail, faults=faults) from error
+
+
+def _refuse_unknown_simulation(kind: str, source: str) -> None:
+    if source == "simulated" and not KINDS[kind].can_be_simulated:
+        raise invalid("source", f"A device of the kind `{kind}` can't be simulated; choose `reported` or another kind.")
 
 
 def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict[str, Any]]:

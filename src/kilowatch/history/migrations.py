@@ -36,15 +36,6 @@ MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
             """,
         ),
     ),
-    (
-        2,
-        "what arrived since a moment is found without a look at all readings",
-        (
-            "ALTER TABLE readings ADD INDEX IF NOT EXISTS received received_at TYPE minmax GRANULARITY 1",
-            # In the background (some seconds for ten million readings): until then it takes a look at all of them.
-            "ALTER TABLE readings MATERIALIZE INDEX received SETTINGS mutations_sync = 0",
-        ),
-    ),
 )
 """Each step: its number, what it brings, its statements."""
 

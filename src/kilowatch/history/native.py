@@ -5,18 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from kilowatch.history.model import Rows
+from kilowatch.history.model import Floats, MetricIds, Milliseconds, Rows
 
 
 def encode(rows: Rows) -> bytes:
     """The rows as one block for the table `readings`."""
+    return encode_columns(rows.metric_ids, rows.timestamps, rows.values, np.full(len(rows), rows.received_at))
+
+
+def encode_columns(metric_ids: MetricIds, timestamps: Milliseconds, values: Floats, received_at: Milliseconds) -> bytes:
+    """Columns of one length as one block for the table `readings`."""
     columns = (
-        (b"metric_id", b"UInt32", rows.metric_ids.astype("<u4", copy=False)),
-        (b"ts", b"DateTime64(3, 'UTC')", rows.timestamps.astype("<i8", copy=False)),
-        (b"value", b"Float64", rows.values.astype("<f8", copy=False)),
-        (b"received_at", b"DateTime64(3, 'UTC')", np.full(len(rows), rows.received_at, "<i8")),
+        (b"metric_id", b"UInt32", metric_ids.astype("<u4", copy=False)),
+        (b"ts", b"DateTime64(3, 'UTC')", timestamps.astype("<i8", copy=False)),
+        (b"value", b"Float64", values.astype("<f8", copy=False)),
+        (b"received_at", b"DateTime64(3, 'UTC')", received_at.astype("<i8", copy=False)),
     )
-    parts = [_varint(len(columns)), _varint(len(rows))]
+    parts = [_varint(len(columns)), _varint(len(timestamps))]
     for name, kind, data in columns:
         parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
     return b"".join(parts)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -71,13 +72,22 @@ class Query:
     cursor: str | None = None
 
 
+class Preparing(Protocol):
+    """Readings that are made when they are asked for: the room above fills this in, `app.py` joins the two."""
+
+    def prepare(self, metrics: Sequence[PlacedMetric], window: Window, *, stop: Stop) -> None: ...
+
+    def refresh(self, metrics: Sequence[PlacedMetric]) -> None: ...
+
+
 class Histories:
     """Latest values and history of metrics whose rights are checked here, or by the room above that passes them."""
 
-    def __init__(self, gate: Gate, store: HistoryStore, clock: Callable[[], datetime]) -> None:
+    def __init__(self, gate: Gate, store: HistoryStore, clock: Callable[[], datetime], simulation: Preparing) -> None:
         self._gate = gate
         self._store = store
         self._clock = clock
+        self._simulation = simulation
         self._freshness = Freshness(store)
         self._hot = HotReadings(store, store.spans)
         self._cells = HotCells(store, self._hot, store.spans)
@@ -130,6 +140,7 @@ class Histories:
         """The newest reading of each, in their order; a metric with none has nulls."""
         if len(metrics) > _FEW:
             leave()
+        self._simulation.refresh(metrics)
         now_ms = to_ms(self._clock())
         newest = self._store.latest(np.array([metric.id for metric in metrics], np.uint32))
         stale_after = self._freshness.stale_after_ms(metrics, newest["ts"].tolist(), now_ms=now_ms)
@@ -149,7 +160,8 @@ class Histories:
         """
         zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
         if query.resolution == "raw":
-            return self._page(metrics, query, zone.key, limit=_NO_LIMIT if query.limit is None else query.limit)
+            limit = _NO_LIMIT if query.limit is None else query.limit
+            return self._page(metrics, query, zone.key, limit=limit, stop=stop)
         most = min(MAX_BUCKETS, MAX_VALUES // max(len(metrics), 1))
         if query.resolution == "auto":
             resolution = timespan.finest_resolution(query.window, zone, points=min(query.points, most))
@@ -157,6 +169,7 @@ class Histories:
             resolution = timespan.resolution_named(query.resolution)
         timespan.check_bucket_count(resolution, query.window, zone, most=most)
         requests = [_aggregated(metric, query) for metric in metrics]
+        self._simulation.prepare(metrics, query.window, stop=stop)
         edges = np.array(resolution.buckets(query.window, zone), np.int64)
         now_ms = to_ms(self._clock())
         near = _Near.of(self._store, metrics, query.window)
@@ -203,11 +216,13 @@ class Histories:
             return self.history(metrics, query, stop=stop).stream()
         zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
         requests = _raw_requests(metrics, query)
+        self._simulation.prepare(metrics, query.window, stop=stop)
         return HistoryStream(query.window, None, zone.key, requests, self._pieces(requests, query, check))
 
-    def _page(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str, *, limit: int) -> History:
+    def _page(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str, *, limit: int, stop: Stop) -> History:
         """A page of raw readings. It is in memory as numbers, 16 bytes a reading."""
         requests = _raw_requests(metrics, query)
+        self._simulation.prepare(metrics, query.window, stop=stop)
         ids = sorted(request.metric.id for request in requests)
         chunks = read_after(self._hot, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
         found: dict[int, list[Points]] = {metric_id: [] for metric_id in ids}

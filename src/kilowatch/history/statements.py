@@ -45,7 +45,8 @@ WHERE database = currentDatabase() AND table = 'readings' AND active
 """
 
 # Not `FINAL`, which costs fifty times as much: what is there of a reading that was replaced did arrive, too. A server's
-# client may send an insert again whose answer was lost: that is one arrival.
+# client may send an insert again whose answer was lost: that is one arrival (and with `LIMIT 1 BY` the engine looks at
+# `received_at` first, and at little else).
 ARRIVALS = """
 SELECT metric_id, toUnixTimestamp64Milli(ts), value, toUnixTimestamp64Milli(received_at)
 FROM readings

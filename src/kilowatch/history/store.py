@@ -20,7 +20,7 @@ from kilowatch.history.changes import Changes
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine
 from kilowatch.history.model import Batch, Compared, Flags, Listener, MetricIds, Place, Points, Rows, Stored
-from kilowatch.history.native import encode
+from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
@@ -116,6 +116,29 @@ class HistoryStore:
     def append(self, batch: Batch) -> int:
         """Store readings, and return when they are durable. See `submit`."""
         return self.submit(batch).result()
+
+    def backfill(self, batch: Batch) -> None:
+        """Store readings of old as though each had been received at its own time. Durable when it returns.
+
+        So they are there as if they always had been: no stream tells them as new, and what was sent for the same metric
+        and time wins over them.
+
+        Args:
+            batch: ordered by metric and time, each pair once.
+        """
+        rows = Rows(batch.metric_ids, batch.timestamps, batch.values, received_at=0)
+        found = last_of_each(rows)
+        found["received_at"] = found["ts"]
+        body = encode_columns(batch.metric_ids, batch.timestamps, batch.values, batch.timestamps)
+        with self._storing:
+            try:
+                self._engine.insert("readings", _READING_COLUMNS, body, "Native")
+            finally:  # a part of it may be stored though the whole is not
+                self.spans.stored(rows)
+                self._recent.settle(found)
+                self._changes.unknown()
+            self._newest.put(found)
+            self._insert_latest(found)  # at once: a start looks only at what was received lately
 
     def erase(self, metric_ids: Sequence[int]) -> None:
         """Remove every reading of these metrics from the disk. Done when it returns."""

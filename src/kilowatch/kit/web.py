@@ -128,6 +128,10 @@ def problem(
     faults: tuple[errors.Fault, ...] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    """A problem document; or a page that says the same, where one was asked for."""
+    if is_for_a_page(request):
+        page: ProblemPage = request.app.state.problem_page
+        return page(request, status, detail, faults, dict(headers or {}))
     path = request.url.path
     if status == HTTPStatus.NOT_FOUND and (route := request.scope.get("route")) is not None:
         path = getattr(route, "path", path)
@@ -145,6 +149,18 @@ def problem(
         ],
     )
     return Response(msgspec.json.encode(document), status, headers, PROBLEM_JSON)
+
+
+ProblemPage = Callable[[Request, int, str, tuple[errors.Fault, ...], dict[str, str]], Response]
+"""Makes a page of a problem's status, detail, faults and headers. The room of pages is above this one; `app.py` joins
+the two."""
+
+
+def is_for_a_page(request: Request) -> bool:
+    """Whether a browser asks for a page, and no program for data."""
+    path = request.url.path
+    asks_for_data = path == "/write" or path.startswith(("/api/", "/health/"))
+    return not asks_for_data and "text/html" in request.headers.get("accept", "")
 
 
 def _sendable(text: str) -> str:
@@ -214,11 +230,11 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
         status, started = 500, False
 
@@ -226,12 +242,11 @@ class RequestLog:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"cache-control", b"no-store"),
-                ]
+                headers = [*message.get("headers", ())]
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                headers += [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = headers
             await send(message)
 
         try:

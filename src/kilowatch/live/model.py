@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from kilowatch.auth.model import Credential
 from kilowatch.history.model import LatestReading
 
 
@@ -29,14 +30,21 @@ NOTHING_LEFT = End("no_metrics", "None of the subscription's metrics may be read
 UNSURE = End("unavailable", "It can't be looked up whether this may still be read; connect again in a moment.")
 
 
-class Source(Protocol):
-    """Says what a stream may show. Both calls may take a while, and raise `KilowatchError`."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A subscription that a stream shows, to whom, and when an API key that it was opened with expires."""
 
+    caller: Credential
+    subscription_id: int
     user_id: int
-    expires_at: datetime | None
+    expires_at: datetime | None = None
 
-    def look(self) -> Sight | End:
-        """What may be shown at this moment."""
 
-    def latest(self) -> Sequence[LatestReading]:
-        """The newest reading of each metric, nulls for those that may not be read."""
+class Showing(Protocol):
+    """Says what streams may show. Both calls may take a while, and raise `KilowatchError`."""
+
+    def look_at(self, sources: Sequence[Source]) -> list[Sight | End]:
+        """What each may show at this moment."""
+
+    def latest_of(self, source: Source) -> Sequence[LatestReading]:
+        """The newest reading of each of its metrics, nulls for those that may not be read."""

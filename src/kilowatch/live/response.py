@@ -1,7 +1,7 @@
 """A stream as an answer over HTTP.
 
-Not sse-starlette's: with its four tasks and a timer for each client it took several times the memory and CPU (see
-docs/performance.md), and it ends a stream at shutdown without a word.
+Not sse-starlette's, which has four tasks and a timer for each client where two and none will do, and can't drop a
+connection whose client takes nothing: docs/adr/0009 has the figures.
 """
 
 import asyncio

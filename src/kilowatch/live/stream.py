@@ -1,7 +1,7 @@
 """One client's stream: what it is still to be sent, and where it is in the order of arrival."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ _MOST_WAITING = 256 * 1024
 _EVENTS_A_WRITE = 200
 
 Write = Callable[[bytes], Awaitable[None]]
+Latest = Callable[[Source], Sequence[LatestReading]]
 Run = Callable[..., Awaitable[Any]]
 """Calls a function in a thread that may wait for the stores."""
 
@@ -28,10 +29,19 @@ class Stream:
     """Sends events to one client, until it leaves or is ended. All of it in one event loop."""
 
     def __init__(
-        self, source: Source, *, hub: Hub, feed: Feed, run: Run, after: Place | None, reset: End | None = None
+        self,
+        source: Source,
+        *,
+        hub: Hub,
+        feed: Feed,
+        latest: Latest,
+        run: Run,
+        after: Place | None,
+        reset: End | None = None,
     ) -> None:
         """
         Args:
+            latest: the newest readings, as `Showing` has them.
             after: the client's last place; `None` where it begins anew.
             reset: why it can't go on from the place that it named.
         """
@@ -39,7 +49,7 @@ class Stream:
         self.writing_since: float | None = None
         self.wrote_at = 0.0
         self.abort: Callable[[], None] = lambda: None
-        self._hub, self._feed, self._run = hub, feed, run
+        self._hub, self._feed, self._latest, self._run = hub, feed, latest, run
         self._after, self._reset = after, reset
         self._metrics: frozenset[int] = frozenset()
         self._waiting: list[tuple[int, int, bytes]] = []  # when it was received, its metric, the events
@@ -135,7 +145,7 @@ class Stream:
         if self._reset is not None:
             await self._say(write, events.reset(self._reset.reason, self._reset.detail, position))
         # Who goes on from a place keeps it until the first missed reading: so these have no id then.
-        await self._say_latest(write, await self._run(self.source.latest), None if self._after else position)
+        await self._say_latest(write, await self._run(self._latest, self.source), None if self._after else position)
         if not self._metrics:
             self.end(NOTHING_LEFT)
 
@@ -145,7 +155,7 @@ class Stream:
             await self._say(write, *self._take_notices())
         elif self._gained:
             gained, self._gained = self._gained, set()
-            found = [reading for reading in await self._run(self.source.latest) if reading.metric_id in gained]
+            found = [reading for reading in await self._run(self._latest, self.source) if reading.metric_id in gained]
             await self._say_latest(write, found)
         elif self._is_behind:
             await self._catch_up(write)

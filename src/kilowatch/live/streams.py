@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,7 +13,7 @@ from kilowatch.history.model import Place
 from kilowatch.kit.timespan import to_ms
 from kilowatch.live.feed import Feed
 from kilowatch.live.hub import Hub
-from kilowatch.live.model import SHUTDOWN, UNSURE, End, Sight, Source
+from kilowatch.live.model import SHUTDOWN, UNSURE, End, Showing, Sight, Source
 from kilowatch.live.stream import Run, Stream, Write
 
 log = structlog.get_logger("kilowatch.live")
@@ -47,6 +47,7 @@ class Streams:
     def __init__(
         self,
         feed: Feed,
+        showing: Showing,
         limits: Limits,
         *,
         clock: Callable[[], datetime],
@@ -59,7 +60,7 @@ class Streams:
             stamp: names the catalogue's state; nobody's rights change without it.
             look, read: call a function in a thread, for rights and for readings.
         """
-        self._feed, self._limits, self._clock, self._stamp = feed, limits, clock, stamp
+        self._feed, self._showing, self._limits, self._clock, self._stamp = feed, showing, limits, clock, stamp
         self._look, self._read = look, read
         self._loop = asyncio.get_running_loop()
         self._hub = Hub()
@@ -93,6 +94,7 @@ class Streams:
             source,
             hub=self._hub,
             feed=self._feed,
+            latest=self._showing.latest_of,
             run=self._read,
             after=None if reset else after,
             reset=reset,
@@ -156,7 +158,8 @@ class Streams:
         doubtful = self._doubtful() if stamp == self._seen else list(self._open)
         if doubtful:
             self._looked_at = asked_at
-            for stream, sight in await self._look(_looked_up, doubtful):
+            sights = await self._look(self._showing.look_at, [stream.source for stream in doubtful])
+            for stream, sight in zip(doubtful, sights, strict=True):
                 if isinstance(sight, End):
                     stream.end(sight)
                 else:
@@ -193,7 +196,3 @@ class Streams:
         for stream in self._open:
             if stream.wrote_at < until:
                 stream.beat(told)
-
-
-def _looked_up(streams: Iterable[Stream]) -> list[tuple[Stream, Sight | End]]:
-    return [(stream, stream.source.look()) for stream in streams]

@@ -8,6 +8,7 @@ from kilowatch.auth import model as _auth
 from kilowatch.facility import model as _facility
 from kilowatch.kit import idempotency as _idempotency
 from kilowatch.kit.db import Base, Instant
+from kilowatch.simulation import model as _simulation
 from kilowatch.subscriptions import model as _subscriptions
 from kilowatch.webhooks import model as _webhooks
 
@@ -17,7 +18,7 @@ def render(kind: str, item: object, _context: object) -> str | Literal[False]:
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, Instant) else False
 
 
-TABLES_OF = (_auth, _facility, _idempotency, _subscriptions, _webhooks)
+TABLES_OF = (_auth, _facility, _idempotency, _simulation, _subscriptions, _webhooks)
 
 context.configure(
     connection=context.config.attributes["connection"],

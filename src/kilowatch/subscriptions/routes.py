@@ -213,7 +213,7 @@ async def stream_of_subscription(
     id is too old for that. `unavailable` says that metrics may not be read any more, `end` why the stream ends.
     """
     after = _place(last_event_id, "header") or _place(last_event_id_in_query, "query")
-    source, sight = await lane.run_quickly(subscriptions.watch, who, subscription_id)
+    source, sight = await lane.run_quickly(subscriptions.source, who, subscription_id)
     streams.check_room(source)
     return EventStream(streams, source, sight, after)
 

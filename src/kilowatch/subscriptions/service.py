@@ -1,6 +1,7 @@
 """Decides what a subscription may hold, and what its owner sees of it today."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from kilowatch.history.model import HistoryStream, LatestReading, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
-from kilowatch.live.model import End, Sight
+from kilowatch.live.model import End, Sight, Source
 from kilowatch.subscriptions import store
 from kilowatch.subscriptions.model import StoredSubscription, SubscribedMetric, Subscription
 
@@ -107,17 +108,34 @@ class Subscriptions:
         stream = self._histories.stream(metrics, query, check=check, stop=stop)
         return replace(stream, unavailable=tuple(metric_id for metric_id in ids if metric_id not in readable))
 
-    def watch(self, caller: Credential, subscription_id: int) -> tuple["Watched", Sight]:
-        """For a stream: what says now and later what it may show, and that of now.
+    def source(self, caller: Credential, subscription_id: int) -> tuple[Source, Sight]:
+        """What a stream of it shows: now, and where to look later.
 
         Raises:
             Unauthenticated, Forbidden, NoSuchSubscription: it may show nothing.
         """
         seen = self._gate.seeing(caller, _metrics, subscription_id)
-        return Watched(self, caller, subscription_id, seen.who), _sight(seen.found)
+        source = Source(caller, subscription_id, user_id=seen.who.user_id, expires_at=seen.who.expires_at)
+        return source, _sight(seen.found.ids, seen.found.readable)
 
-    def sight(self, caller: Caller, subscription_id: int) -> Sight:
-        return _sight(self._metrics(caller, subscription_id))
+    def look_at(self, sources: Sequence[Source]) -> list[Sight | End]:
+        """What each may show at this moment. Each caller is looked up once, however many streams are open."""
+        ids: dict[Credential, list[int]] = defaultdict(list)
+        for source in sources:
+            ids[source.caller].append(source.subscription_id)
+        seen = {caller: self._sights(caller, of_caller) for caller, of_caller in ids.items()}
+        return [seen[source.caller][source.subscription_id] for source in sources]
+
+    def latest_of(self, source: Source) -> list[LatestReading]:
+        return self.latest(source.caller, source.subscription_id)
+
+    def _sights(self, caller: Credential, subscription_ids: Sequence[int]) -> Mapping[int, Sight | End]:
+        try:
+            with self._gate.reading(caller) as work:
+                return _sights(work.connection, work.who, subscription_ids)
+        except Unauthenticated as error:
+            ended = End("signed_out" if caller.key_hash is None else "key_ended", error.detail)
+            return dict.fromkeys(subscription_ids, ended)
 
     def owner(self, operator: Principal, subscription_id: int) -> Principal:
         """Whose subscription it is, for the command line: it is read with its owner's rights."""
@@ -130,25 +148,6 @@ class Subscriptions:
 
     def _metrics(self, caller: Caller, subscription_id: int) -> "_Metrics":
         return self._gate.seeing(caller, _metrics, subscription_id).found
-
-
-class Watched:
-    """A subscription that a stream shows, for as long as its caller may see it."""
-
-    def __init__(self, subscriptions: Subscriptions, caller: Credential, subscription_id: int, who: Principal) -> None:
-        self.user_id, self.expires_at = who.user_id, who.expires_at
-        self._subscriptions, self._caller, self._id = subscriptions, caller, subscription_id
-
-    def look(self) -> Sight | End:
-        try:
-            return self._subscriptions.sight(self._caller, self._id)
-        except Unauthenticated as error:
-            return End("signed_out" if self._caller.key_hash is None else "key_ended", error.detail)
-        except NoSuchSubscription as error:
-            return End("subscription_gone", error.detail)
-
-    def latest(self) -> list[LatestReading]:
-        return self._subscriptions.latest(self._caller, self._id)
 
 
 class _Metrics(NamedTuple):
@@ -164,9 +163,23 @@ def _metrics(connection: Connection, who: Principal, subscription_id: int) -> _M
     return _Metrics(ids, facility.readable_metrics(connection, who, ids))
 
 
-def _sight(metrics: _Metrics) -> Sight:
-    readable = tuple(metric_id for metric_id in metrics.ids if metric_id in metrics.readable)
-    return Sight(readable, tuple(metric_id for metric_id in metrics.ids if metric_id not in metrics.readable))
+def _sights(connection: Connection, who: Principal, subscription_ids: Sequence[int]) -> dict[int, Sight | End]:
+    owned = store.owned(connection, who.user_id, subscription_ids)
+    ids = store.metric_ids_of(connection, sorted(owned))
+    readable = facility.readable_metric_ids(connection, who, sorted({m for some in ids.values() for m in some}))
+    sights: dict[int, Sight | End] = {}
+    for subscription_id in subscription_ids:
+        is_in_reach = who.only_site_id is None or readable >= set(ids[subscription_id])
+        sights[subscription_id] = (
+            _sight(ids[subscription_id], readable)
+            if subscription_id in owned and is_in_reach
+            else End("subscription_gone", NoSuchSubscription().detail)
+        )
+    return sights
+
+
+def _sight(ids: Sequence[int], readable: Container[int]) -> Sight:
+    return Sight(tuple(id_ for id_ in ids if id_ in readable), tuple(id_ for id_ in ids if id_ not in readable))
 
 
 def _stored(connection: Connection, who: Principal, subscription_id: int) -> StoredSubscription:

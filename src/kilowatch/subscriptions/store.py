@@ -25,6 +25,14 @@ def find_subscription(connection: Connection, user_id: int, subscription_id: int
     return fetch_one(connection, statement, StoredSubscription)
 
 
+def owned(connection: Connection, user_id: int, subscription_ids: Sequence[int]) -> set[int]:
+    """Those of the subscriptions that are the user's."""
+    statement = select(SubscriptionRow.id).where(
+        SubscriptionRow.id.in_(subscription_ids), SubscriptionRow.user_id == user_id
+    )
+    return set(connection.execute(statement).scalars())
+
+
 def find_owner(connection: Connection, subscription_id: int) -> Principal | None:
     statement = (
         select(UserRow.id, UserRow.email, UserRow.name, UserRow.is_admin)

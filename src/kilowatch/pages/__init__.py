@@ -1,0 +1,1 @@
+"""The HTML pages: the same services and rights as the API, for people."""

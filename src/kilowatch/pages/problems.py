@@ -1,0 +1,61 @@
+"""Errors as pages, where a browser asked for a page."""
+
+from http import HTTPStatus
+from urllib.parse import quote, urlencode
+
+from fastapi import Request, Response
+
+from kilowatch.errors import Fault
+from kilowatch.pages.forms import translated
+from kilowatch.pages.rendering import go_to, language_of, render
+from kilowatch.pages.visitors import forget_session, local_path, session_cookie
+from kilowatch.pages.words import N_
+
+_TITLES = {
+    400: N_("This request can't be read"),
+    403: N_("You may not do this"),
+    404: N_("There is no such page"),
+    405: N_("This can't be done here"),
+    409: N_("This clashes with what is stored"),
+    412: N_("Somebody changed this in the meantime"),
+    413: N_("That is too much at once"),
+    422: N_("Something in this address is wrong"),
+    429: N_("Too many attempts"),
+    503: N_("A part of Kilowatch does not answer"),
+}
+_WENT_WRONG = N_("Something went wrong on our side")
+_NOT_HERE = N_("It may never have been here, or it is not for you to see.")
+
+
+def problem_page(
+    request: Request, status: int, detail: str, faults: tuple[Fault, ...], headers: dict[str, str]
+) -> Response:
+    """Who has to sign in is sent there; everyone else is told what went wrong, and how to go on."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return _sign_in_first(request)
+    if faults and all(fault.place == "path" for fault in faults):
+        status = HTTPStatus.NOT_FOUND  # an address with a number that can't be one
+    language = language_of(request)
+    told = _NOT_HERE if status == HTTPStatus.NOT_FOUND else detail
+    response = render(
+        request,
+        "problem.html",
+        status=status,
+        problem_status=status,
+        title=language.texts.gettext(_TITLES.get(status, _WENT_WRONG)),
+        detail=translated(told, language),
+        request_id=getattr(request.state, "request_id", None) if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None,
+    )
+    headers.pop("WWW-Authenticate", None)
+    response.headers.update(headers)
+    return response
+
+
+def _sign_in_first(request: Request) -> Response:
+    path = quote(request.url.path, safe="/") + (f"?{request.url.query}" if request.url.query else "")
+    onward = local_path(path)
+    address = "/sign-in" if onward == "/" else "/sign-in?" + urlencode({"next": onward})
+    response = go_to(request, address)
+    if session_cookie(request) in request.cookies:
+        forget_session(request, response)
+    return response

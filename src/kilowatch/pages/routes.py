@@ -1,0 +1,11 @@
+"""All pages, and the files that they load."""
+
+from fastapi import APIRouter
+
+from kilowatch.pages import account, catalogue, entry
+from kilowatch.pages.static import serve
+
+router = APIRouter(include_in_schema=False)
+router.add_api_route("/static/{name}", serve, methods=["GET"])
+for pages in (entry, catalogue, account):
+    router.include_router(pages.router)

@@ -1,0 +1,95 @@
+"""The languages of the pages, and how numbers, ages and times are written in them."""
+
+import gettext
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import as_file, files
+from zoneinfo import ZoneInfo
+
+_TEXTS = files("kilowatch") / "pages" / "texts"
+_THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def N_(text: str) -> str:  # noqa: N802 - gettext's usual name for a text that is translated later
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    code: str
+    name: str
+    decimal_sign: str
+    texts: gettext.NullTranslations
+
+    def told(self, text: str) -> str:
+        """A text of ours in this language; any other as it is."""
+        return self.texts.gettext(text) if text else ""
+
+    def number(self, value: float) -> str:
+        """With as many decimals as its size asks for: 0.05, 3.20, 123.4, 45 678."""
+        size = abs(value)
+        if size >= 1e15 or (size != 0 and size < 0.005):
+            told = f"{value:.3g}"
+        else:
+            told = f"{value:,.{2 if size < 100 else 1 if size < 10_000 else 0}f}"
+        return self._spelt(told)
+
+    def whole(self, value: int) -> str:
+        return self._spelt(f"{value:,}")
+
+    def exact(self, value: float) -> str:
+        return self._spelt(f"{value:,.12g}")
+
+    def _spelt(self, told: str) -> str:
+        return (
+            told.replace("-", _MINUS).replace(",", _THIN_SPACE).replace(".", self.decimal_sign)
+            if re.fullmatch(r"[-+.,e0-9]+", told)
+            else told
+        )
+
+    def age(self, seconds: float) -> str:
+        """How long ago: in the largest unit of which there are two."""
+        gone = max(0, math.floor(seconds))
+        ngettext = self.texts.ngettext
+        if gone < 120:
+            return ngettext("%(num)d s ago", "%(num)d s ago", gone) % {"num": gone}
+        if gone < 7200:
+            return ngettext("%(num)d min ago", "%(num)d min ago", gone // 60) % {"num": gone // 60}
+        if gone < 172_800:
+            return ngettext("%(num)d h ago", "%(num)d h ago", gone // 3600) % {"num": gone // 3600}
+        return ngettext("%(num)d day ago", "%(num)d days ago", gone // 86_400) % {"num": gone // 86_400}
+
+
+def moment(instant: datetime, zone: ZoneInfo) -> str:
+    """A time in a zone, with the zone's name at that time."""
+    return instant.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _texts(code: str) -> gettext.NullTranslations:
+    with as_file(_TEXTS) as folder:
+        return gettext.translation("kilowatch", folder, [code], fallback=code == "en")
+
+
+LANGUAGES = {
+    language.code: language
+    for language in (
+        Language("en", "English", ".", _texts("en")),
+        Language("de", "Deutsch", ",", _texts("de")),
+    )
+}
+
+
+def preferred(accepted: str) -> Language:
+    """The language of ours that an `Accept-Language` likes best; English if it likes none."""
+    liked: list[tuple[float, Language]] = []
+    for part in accepted[:200].split(","):
+        name, _, weight = part.partition(";")
+        language = LANGUAGES.get(name.strip().lower().split("-")[0])
+        found = re.fullmatch(r"\s*q=([01](?:\.[0-9]{0,3})?)\s*", weight)
+        if language is not None:
+            liked.append((float(found[1]) if found else 1.0, language))
+    likes, language = max(liked, key=lambda item: item[0], default=(0.0, LANGUAGES["en"]))
+    return language if likes > 0 else LANGUAGES["en"]
