@@ -7,15 +7,13 @@ import numpy as np
 import structlog
 
 from kilowatch.history import statements
-from kilowatch.history.engine import Engine
+from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.model import Listener, Place, Rows
 
 log = structlog.get_logger("kilowatch.history")
 
 ARRIVAL_DTYPE = np.dtype([("metric_id", "<u4"), ("ts", "<i8"), ("value", "<f8"), ("received_at", "<i8")])
 """A reading as it arrived; times in ms since 1970."""
-
-_MAX_IDS = 20_000
 
 
 class Arrivals:
@@ -77,7 +75,7 @@ class Arrivals:
         parameters = {**after._asdict(), "until": until, "limit": limit}
         found = [
             self._engine.query(statements.ARRIVALS, parameters | {"ids": list(chunk)}, ARRIVAL_DTYPE)
-            for chunk in _chunks(metric_ids)
+            for chunk in in_chunks(metric_ids)
         ]
         if len(found) == 1:
             return found[0]
@@ -92,7 +90,3 @@ def _apart() -> Iterator[None]:
         yield
     except Exception:
         log.exception("someone could not be told of readings that were stored")
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS))

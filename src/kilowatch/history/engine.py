@@ -34,6 +34,7 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
 _CONNECTION_WAIT_S = 30
 _CLOSE_WAIT_S = 5
+_MAX_IDS = 20_000
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
 
 
@@ -255,3 +256,8 @@ def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )
+
+
+def in_chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Parts of at most as many as one statement's parameter may list."""
+    return (ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS))

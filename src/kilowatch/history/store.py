@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from kilowatch.history.appender import Appender
 from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.changes import Changes
 from kilowatch.history.corrections import Corrections
-from kilowatch.history.engine import Engine
+from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.model import Batch, Compared, Flags, Listener, MetricIds, Place, Points, Rows, Stored
 from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
@@ -30,7 +30,6 @@ log = structlog.get_logger("kilowatch.history")
 
 _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
-_MAX_IDS = 20_000
 _NEWEST_EVERY_S = 30
 _MEMORY_BYTES = 256 * 1024 * 1024
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
@@ -143,13 +142,13 @@ class HistoryStore:
     def erase(self, metric_ids: Sequence[int]) -> None:
         """Remove every reading of these metrics from the disk. Done when it returns."""
         self._newest.forget(metric_ids)
-        for chunk in _chunks(metric_ids):
+        for chunk in in_chunks(metric_ids):
             self._engine.command(statements.ERASE, {"ids": list(chunk)})
         self.spans.removed(metric_ids)
         self._recent.clear()
         self._changes.unknown()
         with self._storing:
-            for chunk in _chunks(metric_ids):
+            for chunk in in_chunks(metric_ids):
                 self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
 
     # ── corrections ──
@@ -226,7 +225,7 @@ class HistoryStore:
     def _count(self, statement: str, metric_ids: Sequence[int], **parameters: Any) -> int:
         counts = (
             self._engine.query(statement, parameters | {"ids": list(chunk)}, np.dtype("<u8"))[0]
-            for chunk in _chunks(metric_ids)
+            for chunk in in_chunks(metric_ids)
         )
         return int(sum(counts))
 
@@ -237,7 +236,7 @@ class HistoryStore:
         """
         if self._alone:
             return self._newest.of(metric_ids)
-        chunks = _chunks(sorted(set(metric_ids.tolist())))
+        chunks = in_chunks(sorted(set(metric_ids.tolist())))
         found = [self._engine.query(statements.NEWEST_OF, {"ids": list(chunk)}, NEWEST_DTYPE) for chunk in chunks]
         return in_order(np.concatenate(found), metric_ids) if found else self._newest.of(metric_ids)
 
@@ -287,7 +286,7 @@ class HistoryStore:
         """The median time between readings, for each metric that has three at least in the window."""
         parameters = {"start": window.start_ms, "end": window.end_ms}
         found = {}
-        for chunk in _chunks(metric_ids):
+        for chunk in in_chunks(metric_ids):
             rows = self._engine.query(
                 statements.USUAL_INTERVALS, parameters | {"ids": list(chunk)}, statements.USUAL_DTYPE
             )
@@ -418,7 +417,7 @@ class HistoryStore:
         """Look up what is the newest reading of metrics of which an insert failed."""
         if not self._unsure:
             return
-        for chunk in _chunks(sorted(self._unsure)):
+        for chunk in in_chunks(sorted(self._unsure)):
             self._newest.put(self._engine.query(statements.NEWEST_STORED, {"ids": list(chunk)}, NEWEST_DTYPE))
         self._unsure.clear()
         self._changes.unknown()
@@ -470,7 +469,3 @@ class HistoryStore:
 
     def _insert_latest(self, rows: np.ndarray) -> None:
         self._engine.insert("latest", _LATEST_COLUMNS, rows.tobytes(), "RowBinary")
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS))
