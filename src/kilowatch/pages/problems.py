@@ -5,10 +5,11 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
 
+from kilowatch.auth.browsers import session_cookie
 from kilowatch.errors import Fault
 from kilowatch.pages.forms import translated
 from kilowatch.pages.rendering import go_to, language_of, render
-from kilowatch.pages.visitors import forget_session, local_path, session_cookie
+from kilowatch.pages.visitors import forget_session, local_path
 from kilowatch.pages.words import N_
 
 _TITLES = {
