@@ -55,6 +55,8 @@ MATRIX = {
     "GET /api/v1/sites/{site_id}/devices": EVERYONE_READS,
     "POST /api/v1/sites/{site_id}/devices": "401 404 403 404 201 201",
     "GET /api/v1/sites/{site_id}/latest": EVERYONE_READS,
+    "GET /api/v1/sites/{site_id}/flow": EVERYONE_READS,
+    "GET /api/v1/sites/{site_id}/balance": EVERYONE_READS,
     "GET /api/v1/devices/{device_id}": EVERYONE_READS,
     "PATCH /api/v1/devices/{device_id}": FOR_TECHNICIANS,
     "DELETE /api/v1/devices/{device_id}": FOR_TECHNICIANS,

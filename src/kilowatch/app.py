@@ -20,6 +20,8 @@ from kilowatch import migrations
 from kilowatch.auth.browsers import FORM_TOKEN_HEADER, SESSION_COOKIES
 from kilowatch.auth.routes import router as auth_router
 from kilowatch.auth.service import Accounts, Gate, SignIns
+from kilowatch.balance.routes import router as balance_router
+from kilowatch.balance.service import Balances
 from kilowatch.config import Settings, prepare_data_dir, secret_key
 from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
@@ -53,6 +55,16 @@ from kilowatch.webhooks.service import Webhooks
 
 Clock = Callable[[], datetime]
 
+_SERVICES = (
+    "sign_ins",
+    "accounts",
+    "catalogue",
+    "histories",
+    "balances",
+    "intake",
+    "subscriptions",
+    "webhooks",
+)
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
@@ -107,6 +119,7 @@ class Kilowatch:
         self.simulation = Simulation(self.database, store, clock)
         self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
         self.histories = Histories(gate, store, clock, self.simulation)
+        self.balances = Balances(gate, self.histories, clock)
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
@@ -228,7 +241,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.health_lane = Lane(_HEALTH_THREADS)
         app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
-            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions", "webhooks"):
+            for name in _SERVICES:
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
@@ -256,6 +269,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         history_router,
         influx_router,
         facility_router,
+        balance_router,
         subscriptions_router,
         webhooks_router,
         auth_router,
@@ -390,6 +404,7 @@ _TAGS = [
     {"name": "Subscriptions", "description": "A chosen set of metrics."},
     {"name": "Webhooks", "description": "Readings posted to you as they arrive."},
     {"name": "History", "description": "Readings and aggregates over a window of time."},
+    {"name": "Balance", "description": "Where a site's energy comes from and where it goes."},
     {"name": "Grants", "description": "Who may do what at a site."},
     {"name": "Users", "description": "People and programs with an account."},
     {"name": "Health", "description": "For load balancers and supervisors."},

@@ -25,6 +25,7 @@ from kilowatch.facility.model import (
     DeletedReadings,
     Device,
     DeviceWithMetrics,
+    InstalledMetric,
     KindInfo,
     Metric,
     PlacedMetric,
@@ -584,6 +585,17 @@ def placed_metrics_of_device(connection: Connection, who: Principal, device_id: 
 def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int) -> list[PlacedMetric]:
     site_of(connection, who, site_id)
     return store.placed_metrics_of(connection, site_id=site_id)
+
+
+def installed_metrics(
+    connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None = None
+) -> list[InstalledMetric]:
+    """The metrics of those of the sites that `who` may see, with what measures them; by site, device and metric id.
+
+    Args:
+        quantities: those that are asked for; `None` for all.
+    """
+    return store.installed_metrics(connection, who, site_ids, quantities=quantities)
 
 
 def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> dict[int, PlacedMetric]:
