@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 
 import kilowatch
 from kilowatch import migrations
+from kilowatch.auth.browsers import FORM_TOKEN_HEADER, SESSION_COOKIES
 from kilowatch.auth.routes import router as auth_router
 from kilowatch.auth.service import Accounts, Gate, SignIns
 from kilowatch.balance.routes import router as balance_router
@@ -353,16 +354,33 @@ _SECURITY_SCHEMES = {
         "scheme": "bearer",
         "description": "An API key (`kw_…`), made at `/api/v1/me/api-keys`.",
     },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIES[1],
+        "description": f"The session of somebody who signed in at the pages, for their scripts; `{SESSION_COOKIES[0]}` "
+        "behind TLS. It does not count where another site made the browser ask.",
+    },
+    "form_token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": FORM_TOKEN_HEADER,
+        "description": "What the forms of a session carry: needed beside its cookie for all but GET and HEAD.",
+    },
 }
 _OPEN_TO_ALL = ("/api/v1/auth/token", "/api/v1/auth/refresh", "/health/live", "/health/ready")
+_FOR_PROGRAMS_ALONE = ("/api/v2/write", "/write")
 
 
 def _describe(document: dict[str, Any]) -> None:
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in document["paths"].items():
         if path not in _OPEN_TO_ALL:
-            for described in operations.values():
+            for method, described in operations.items():
                 described["security"] = [{"password": []}, {"api_key": []}]
+                if path not in _FOR_PROGRAMS_ALONE:
+                    schemes = ("session",) if method == "get" else ("session", "form_token")
+                    described["security"].append({scheme: [] for scheme in schemes})
     document["servers"] = [{"url": "/", "description": "This server"}]
 
 

@@ -1,5 +1,6 @@
 """Decides who may see and change what in the catalogue, and what must hold there."""
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -36,7 +37,7 @@ from kilowatch.kit import units
 from kilowatch.kit.db import Database
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
-from kilowatch.kit.text import free_slug, name_from, slug_from
+from kilowatch.kit.text import MAX_ID, free_slug, name_from, slug_from
 from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.facility")
@@ -45,6 +46,8 @@ _STRAGGLERS = timedelta(minutes=10)
 _MEANING = ("quantity", "unit", "behaviour")
 MOST_METRICS_ON_ARRIVAL = 200
 """Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
+
+_METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
 
 
 class NoSuchSite(NotFound):
@@ -603,6 +606,13 @@ def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int])
 def readable_metric_ids(connection: Connection, who: Principal, ids: Sequence[int]) -> set[int]:
     """Those of the metrics that `who` may read, where nothing else of them is asked."""
     return store.visible_metric_ids(connection, who, ids)
+
+
+def may_name_a_metric(reference: int | str) -> bool:
+    """Whether a metric can have this id or name: a database is asked for no number or text that it can't hold."""
+    if isinstance(reference, int):
+        return 0 < reference <= MAX_ID
+    return _METRIC_NAME.fullmatch(reference) is not None
 
 
 def addressed_metrics(

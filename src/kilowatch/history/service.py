@@ -104,6 +104,10 @@ class Histories:
     def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
         return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_site, site_id).found)
 
+    def latest_of_metrics(self, caller: Caller, references: Sequence[int | str]) -> list[LatestReading]:
+        """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
+        return self.latest(self.addressed(caller, references))
+
     def history_of_metric(self, caller: Caller, metric_id: int, query: Query) -> History:
         return self.history([self._gate.seeing(caller, facility.placed_metric, metric_id).found], query)
 
@@ -119,16 +123,22 @@ class Histories:
 
     def history_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> History:
         """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
-        return self.history(self._addressed(caller, references), query)
+        return self.history(self.addressed(caller, references), query)
 
-    def stream_of_metrics(self, caller: Caller, references: Sequence[int | str], query: Query) -> HistoryStream:
-        """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see."""
-        return self.stream(
-            self._addressed(caller, references), query, check=lambda: self._addressed(caller, references)
-        )
+    def stream_of_metrics(
+        self, caller: Caller, references: Sequence[int | str], query: Query, *, stop: Stop = lambda: False
+    ) -> HistoryStream:
+        """By ids or names (`site/device/key`). Raises `NoSuchMetric` naming the first that the caller can't see.
 
-    def _addressed(self, caller: Caller, references: Sequence[int | str]) -> list[PlacedMetric]:
-        found = self._gate.seeing(caller, facility.addressed_metrics, tuple(references)).found
+        Ends with it too, once the caller may not read one of them any more.
+        """
+        metrics = self.addressed(caller, references)
+        return self.stream(metrics, query, check=lambda: self.addressed(caller, references), stop=stop)
+
+    def addressed(self, caller: Caller, references: Sequence[int | str]) -> list[PlacedMetric]:
+        """Each once, in their order. Raises `NoSuchMetric` naming the first that the caller can't see."""
+        possible = tuple(filter(facility.may_name_a_metric, references))
+        found = self._gate.seeing(caller, facility.addressed_metrics, possible).found
         for reference in references:
             if reference not in found:
                 raise facility.NoSuchMetric(str(reference))
