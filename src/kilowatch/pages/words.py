@@ -78,6 +78,8 @@ class Language:
         return self._scaled(kwh, "kWh", "MWh")
 
     def _scaled(self, value: float, unit: str, thousand: str) -> tuple[str, str]:
+        if abs(value) < 0.005:
+            return self.number(0.0), unit
         return (self.number(value / 1000), thousand) if abs(value) >= 10_000 else (self.number(value), unit)
 
     def share(self, value: float) -> str:
