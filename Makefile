@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 RUN_STAMP := .venv/.run-stamp
 DEV_STAMP := .venv/.dev-stamp
-SETUP := scripts/setup pyproject.toml requirements/uv.txt requirements/build.txt
+SETUP := scripts/setup pyproject.toml requirements/uv.txt requirements/build.txt requirements/node.txt
 
 # One set of versions for every supported Python and platform, with hashes.
 # `make lock UPGRADE=1` moves to the newest releases.
@@ -31,9 +31,20 @@ $(RUN_STAMP): $(SETUP) requirements/run.txt
 $(DEV_STAMP): $(SETUP) requirements/dev.txt
 	@scripts/setup dev
 
+# What the pages run in the browser, and the packages it is checked with.
+BUILT := src/kilowatch/pages/built/manifest.json
+WEB_DEV := web/node_modules/.dev-stamp
+
+$(BUILT): web/build.mjs web/package-lock.json $(wildcard web/src/*) | $(RUN_STAMP)
+	@scripts/assets run
+
+$(WEB_DEV): web/package-lock.json | $(DEV_STAMP)
+	@scripts/assets dev
+
 .PHONY: install
 install: ## Make .venv with all that running and developing need (PYTHON=... chooses the interpreter)
 	@scripts/setup dev
+	@scripts/assets dev
 
 .PHONY: lock
 lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest releases)
@@ -41,16 +52,17 @@ lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest relea
 	$(COMPILE) pyproject.toml --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraints requirements/run.txt --output-file requirements/dev.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) --group node --constraints requirements/dev.txt --output-file requirements/node.txt
 	$(COMPILE) --group uv --constraints requirements/dev.txt --output-file requirements/uv.txt
 
 # ---------------------------------------------------------------- running
 
 .PHONY: demo
-demo: $(RUN_STAMP) ## Load a real house and simulated sites, and serve them (PORT=8000); Ctrl-C ends it
+demo: $(RUN_STAMP) $(BUILT) ## Load a real house and simulated sites, and serve them (PORT=8000); Ctrl-C ends it
 	@exec $(BIN)/kilowatch demo --port $(PORT) $(ARGS)
 
 .PHONY: serve
-serve: $(RUN_STAMP) ## Run the server (ARGS='...' are handed on)
+serve: $(RUN_STAMP) $(BUILT) ## Run the server (ARGS='...' are handed on)
 	@exec $(BIN)/kilowatch serve $(ARGS)
 
 .PHONY: openapi
@@ -73,11 +85,12 @@ test: check ## Check, then run the tests (ARGS='-k name' is handed to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: check
-check: $(DEV_STAMP) ## Formatting, lint, types and import rules
+check: $(DEV_STAMP) $(WEB_DEV) $(BUILT) ## Formatting, lint, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PATH=$(CURDIR)/$(BIN):$$PATH web/node_modules/.bin/tsc --project web
 
 .PHONY: format
 format: $(DEV_STAMP) ## Format the code and mend what ruff can mend
@@ -85,12 +98,12 @@ format: $(DEV_STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## Run the benchmarks (ARGS='...' are handed on)
+bench: $(DEV_STAMP) $(BUILT) ## Run the benchmarks (ARGS='...' are handed on)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # ---------------------------------------------------------------- cleaning
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build output; data below var/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist openapi.json.tmp
+	rm -rf .venv web/node_modules src/kilowatch/pages/built .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist openapi.json.tmp
 	find . -name __pycache__ -type d -not -path './var/*' -prune -exec rm -rf {} +

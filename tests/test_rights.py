@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
@@ -56,6 +57,8 @@ MATRIX = {
     "GET /api/v1/sites/{site_id}/devices": EVERYONE_READS,
     "POST /api/v1/sites/{site_id}/devices": "401 404 403 404 201 201",
     "GET /api/v1/sites/{site_id}/latest": EVERYONE_READS,
+    "GET /api/v1/sites/{site_id}/flow": EVERYONE_READS,
+    "GET /api/v1/sites/{site_id}/balance": EVERYONE_READS,
     "GET /api/v1/devices/{device_id}": EVERYONE_READS,
     "PATCH /api/v1/devices/{device_id}": FOR_TECHNICIANS,
     "DELETE /api/v1/devices/{device_id}": FOR_TECHNICIANS,
@@ -68,6 +71,9 @@ MATRIX = {
     "DELETE /api/v1/metrics/{metric_id}/readings": FOR_TECHNICIANS,
     "GET /api/v1/metrics/{metric_id}/latest": EVERYONE_READS,
     "GET /api/v1/metrics/{metric_id}/history": EVERYONE_READS,
+    "GET /api/v1/latest": EVERYONE_READS,
+    "GET /api/v1/history": EVERYONE_READS,
+    "GET /api/v1/stream": EVERYONE_READS,
     # a metric that one can't see is reported as an unknown one, in a report that takes nothing
     "POST /api/v1/readings": "401 200 403 200 200 200",
     # InfluxDB's clients are told so by a 400
@@ -98,7 +104,10 @@ FOR_SIGN_INS_ALONE = {
 }
 # what a webhook is sent is read, and where to is written: tests/webhooks has a key with both
 FOR_MORE_THAN_A_SCOPE = {*FOR_SIGN_INS_ALONE, "PUT /api/v1/subscriptions/{subscription_id}/webhook"}
+OF_NAMED_METRICS = ["GET /api/v1/latest", "GET /api/v1/history", "GET /api/v1/stream"]
+"""What they are about stands in the query."""
 OF_A_SITE = [op for op in MATRIX if any(part in op for part in ("{site_id}", "{device_id}", "{metric_id}"))]
+OF_A_SITE += OF_NAMED_METRICS
 WITH_AN_ID = [op for op in MATRIX if "{" in op]
 NEVER_USED = 2_000_000_000
 WINDOW = {"start": "2026-01-05T00:00:00Z", "end": "2026-01-05T02:00:00Z", "resolution": "1h"}
@@ -191,8 +200,9 @@ INGEST = ("POST /api/v1/readings", *LINES)
 def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> httpx2.Response:
     """Ask for an operation on the target; `ids` take the place of the target's."""
     method, template = operation.split(" ")
-    path = template.format(**vars(target) | ids)
-    more: dict[str, Any] = {}
+    asked = vars(target) | ids
+    path = template.format(**asked)
+    more: dict[str, Any] = {"params": {}}
     if operation in BODIES:
         more["json"] = BODIES[operation](target)
     if operation in LINES:
@@ -200,16 +210,18 @@ def ask(http: httpx2.Client, operation: str, target: Target, **ids: int) -> http
         more["headers"] = {"Content-Type": "text/plain"}
     if operation == "POST /api/v1/auth/token":
         more["data"] = {"username": target.technician.email, "password": target.technician.password}
+    if operation in OF_NAMED_METRICS:
+        more["params"] |= {"metric": asked["metric_id"]}
     if operation.endswith("/history"):
-        more["params"] = WINDOW
+        more["params"] |= WINDOW
     if operation.startswith("DELETE ") and operation.endswith("/readings"):
         more["params"] = {"start": WINDOW["start"], "end": WINDOW["end"]}
     if operation.endswith("/stream"):
-        return beginning_of(http, path)
+        return beginning_of(http, path, urlencode(more["params"]))
     return http.request(method, f"http://testserver{path}", **more)
 
 
-def beginning_of(http: httpx2.Client, path: str) -> httpx2.Response:
+def beginning_of(http: httpx2.Client, path: str, query: str = "") -> httpx2.Response:
     """An answer as far as its first part, at which the client leaves: of one that has no end."""
     assert isinstance(http, TestClient)
     app, headers = http.app, [(name.lower(), value) for name, value in http.headers.raw]
@@ -222,7 +234,7 @@ def beginning_of(http: httpx2.Client, path: str) -> httpx2.Response:
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": headers,
         "server": ("testserver", 80),
         "client": ("testclient", 50_000),
@@ -421,6 +433,22 @@ def test_what_is_anothers_own_does_not_exist_for_an_administrator(targets: Targe
     foreign, never_used = ask(http, operation, target), ask(http, operation, target, **{parameter: NEVER_USED})
     assert foreign.status_code == 404
     assert as_seen(foreign) == as_seen(never_used)
+
+
+@pytest.mark.parametrize("operation", OF_NAMED_METRICS)
+@pytest.mark.parametrize("role", ["newcomer", "neighbour"])
+def test_a_foreign_metric_and_a_never_used_one_look_the_same_but_for_their_names(
+    targets: Targets, role: str, operation: str
+) -> None:
+    target, http = targets.of(operation, 404), targets.http(role, operation)
+
+    def seen(metric_id: int) -> tuple[int, bytes, dict[str, str]]:
+        status, body, headers = as_seen(ask(http, operation, target, metric_id=metric_id))
+        headers.pop("content-length", None)
+        return status, body.replace(f"'{metric_id}'".encode(), b"'ID'"), headers
+
+    assert seen(target.metric_id) == seen(NEVER_USED)
+    assert seen(NEVER_USED)[0] == 404
 
 
 def test_unknown_metrics_look_the_same_in_a_subscription_and_in_a_report(targets: Targets) -> None:

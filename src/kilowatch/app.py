@@ -17,8 +17,11 @@ from fastapi.staticfiles import StaticFiles
 
 import kilowatch
 from kilowatch import migrations
+from kilowatch.auth.browsers import FORM_TOKEN_HEADER, SESSION_COOKIES
 from kilowatch.auth.routes import router as auth_router
 from kilowatch.auth.service import Accounts, Gate, SignIns
+from kilowatch.balance.routes import router as balance_router
+from kilowatch.balance.service import Balances
 from kilowatch.config import Settings, prepare_data_dir, secret_key
 from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
@@ -54,6 +57,17 @@ from kilowatch.webhooks.service import Webhooks
 
 Clock = Callable[[], datetime]
 
+_SERVICES = (
+    "sign_ins",
+    "accounts",
+    "catalogue",
+    "histories",
+    "balances",
+    "intake",
+    "subscriptions",
+    "webhooks",
+    "operations",
+)
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
@@ -61,17 +75,6 @@ _OPERATIONS_THREADS = 8
 _LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
-_ROOMS = (
-    "sign_ins",
-    "accounts",
-    "catalogue",
-    "histories",
-    "intake",
-    "subscriptions",
-    "webhooks",
-    "operations",
-)
-"""The services that routes and pages ask for, by their names here and in the application's state."""
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
 
@@ -121,6 +124,7 @@ class Kilowatch:
         self.simulation = Simulation(self.database, store, clock)
         self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
         self.histories = Histories(gate, store, clock, self.simulation)
+        self.balances = Balances(gate, self.histories, clock)
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
@@ -244,7 +248,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.operations_lane = Lane(_OPERATIONS_THREADS)
         app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
-            for name in _ROOMS:
+            for name in _SERVICES:
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
@@ -272,6 +276,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         history_router,
         influx_router,
         facility_router,
+        balance_router,
         subscriptions_router,
         webhooks_router,
         auth_router,
@@ -357,16 +362,33 @@ _SECURITY_SCHEMES = {
         "scheme": "bearer",
         "description": "An API key (`kw_…`), made at `/api/v1/me/api-keys`.",
     },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIES[1],
+        "description": f"The session of somebody who signed in at the pages, for their scripts; `{SESSION_COOKIES[0]}` "
+        "behind TLS. It does not count where another site made the browser ask.",
+    },
+    "form_token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": FORM_TOKEN_HEADER,
+        "description": "What the forms of a session carry: needed beside its cookie for all but GET and HEAD.",
+    },
 }
 _OPEN_TO_ALL = ("/api/v1/auth/token", "/api/v1/auth/refresh", "/health/live", "/health/ready")
+_FOR_PROGRAMS_ALONE = ("/api/v2/write", "/write")
 
 
 def _describe(document: dict[str, Any]) -> None:
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in document["paths"].items():
         if path not in _OPEN_TO_ALL:
-            for described in operations.values():
+            for method, described in operations.items():
                 described["security"] = [{"password": []}, {"api_key": []}]
+                if path not in _FOR_PROGRAMS_ALONE:
+                    schemes = ("session",) if method == "get" else ("session", "form_token")
+                    described["security"].append({scheme: [] for scheme in schemes})
     document["servers"] = [{"url": "/", "description": "This server"}]
 
 
@@ -390,6 +412,7 @@ _TAGS = [
     {"name": "Subscriptions", "description": "A chosen set of metrics."},
     {"name": "Webhooks", "description": "Readings posted to you as they arrive."},
     {"name": "History", "description": "Readings and aggregates over a window of time."},
+    {"name": "Balance", "description": "Where a site's energy comes from and where it goes."},
     {"name": "Grants", "description": "Who may do what at a site."},
     {"name": "Users", "description": "People and programs with an account."},
     {"name": "Health", "description": "For load balancers and supervisors."},

@@ -3,7 +3,7 @@
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -20,17 +20,34 @@ class Event(NamedTuple):
 
 
 class Client:
-    """Reads a stream until it is closed. `last_id` is what it resumes with."""
+    """Reads a stream until it is closed. `last_id` is what it resumes with.
+
+    Args:
+        shown: a subscription, or the metrics themselves.
+        token: `None` where `headers` say who asks.
+    """
 
     def __init__(
-        self, port: int, subscription_id: int, token: str, *, last_id: str | None = None, query: str = ""
+        self,
+        port: int,
+        shown: int | Sequence[int],
+        token: str | None,
+        *,
+        last_id: str | None = None,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.last_id = last_id
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
-        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        sent = {"Accept": "text/event-stream", **(headers or {})}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
         if last_id is not None:
-            headers["Last-Event-ID"] = last_id
-        self._http.request("GET", f"/api/v1/subscriptions/{subscription_id}/stream{query}", headers=headers)
+            sent["Last-Event-ID"] = last_id
+        path = f"/subscriptions/{shown}/stream" if isinstance(shown, int) else "/stream"
+        if not isinstance(shown, int):
+            query = "?" + "&".join(f"metric={metric}" for metric in shown)
+        self._http.request("GET", f"/api/v1{path}{query}", headers=sent)
         self.socket = self._http.sock
         self.answer = self._http.getresponse()
         self.status = self.answer.status

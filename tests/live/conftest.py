@@ -1,7 +1,7 @@
 """A real server in a thread, over the stores of a test's world: streams need one that sends as it goes."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,16 @@ class Live:
         return int(answer.json()["id"])
 
     def open(
-        self, subscription_id: int, person: Person | None = None, *, last_id: str | None = None, query: str = ""
+        self,
+        shown: int | Sequence[int],
+        person: Person | None = None,
+        *,
+        last_id: str | None = None,
+        query: str = "",
     ) -> Client:
+        """A stream of a subscription, or of metrics that are in none."""
         token = token_of((person or self.world.admin).http)
-        return Client(self.port, subscription_id, token, last_id=last_id, query=query)
+        return Client(self.port, shown, token, last_id=last_id, query=query)
 
     def stop(self) -> None:
         self.server.should_exit = True

@@ -79,8 +79,10 @@ class Page:
         for anchor in self.tree.xpath("//a[starts-with(@href, '#')]/@href"):
             if anchor[1:] not in ids:
                 faults.append(f"{anchor} leads nowhere")
-        if self.tree.xpath("//script | //@style | //@*[starts-with(name(), 'on')]"):
+        if self.tree.xpath("//script[not(@src) and not(@type='application/json')] | //style | //@style"):
             faults.append("a script or a style in the page")
+        if self.tree.xpath("//@*[starts-with(name(), 'on') or starts-with(name(), 'hx-on')]"):
+            faults.append("a script in an attribute")
         return faults
 
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.conftest import World
-from tests.pages.browser import Browser, Page, browser_of
+from tests.pages.browser import ORIGIN, Browser, Page, browser_of
 
 SESSION = "kilowatch_session"
 
@@ -139,6 +139,16 @@ class TestSession:
         ended = browser.get("/account")
         assert ended.location == "/sign-in?next=%2Faccount"
         assert SESSION not in browser.http.cookies
+
+    def test_has_a_page_sign_in_as_a_whole_when_a_part_of_it_is_asked_for_after_the_end(self, world: World) -> None:
+        browser = Browser(world)
+        asks = {"HX-Request": "true", "HX-Current-URL": f"{ORIGIN}/sites?q=a", "Accept": "text/html"}
+        answer = browser.http.get(f"/sites/{world.north}", headers=asks)
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/sign-in?next=%2Fsites%3Fq%3Da")
+        elsewhere = browser.http.get(
+            "/sites", headers=asks | {"HX-Current-URL": "https://elsewhere.example//x.example/y"}
+        )
+        assert elsewhere.headers["hx-redirect"] == "/sign-in"
 
     def test_ends_with_signing_out(self, world: World) -> None:
         browser = browser_of(world, world.standard)

@@ -234,13 +234,13 @@ class TestForgedForms:
 
 
 class TestHeaders:
-    def test_let_a_page_load_nothing_from_elsewhere_and_run_nothing(self, sessions: Sessions) -> None:
+    def test_let_a_page_load_and_run_files_of_ours_only(self, sessions: Sessions) -> None:
         for page in (Browser(sessions.world).get("/sign-in"), sessions.of("technician", "").get("/nothing-here")):
             headers = page.answer.headers
             policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
             assert policy["default-src"] == "'none'"
             assert policy["frame-ancestors"] == "'none'"
-            assert "script-src" not in policy
+            assert policy["script-src"] == policy["connect-src"] == "'self'"
             assert "unsafe" not in headers["content-security-policy"]
             assert headers["x-frame-options"] == "DENY"
             assert headers["referrer-policy"] == "same-origin"
@@ -249,14 +249,17 @@ class TestHeaders:
     def test_let_files_be_kept_for_ever_by_names_that_change_with_them(self, sessions: Sessions) -> None:
         browser = Browser(sessions.world)
         page = browser.get("/sign-in")
-        for address in {*page.tree.xpath("//link/@href"), *page.tree.xpath("//img/@src")}:
+        addresses = {str(a) for a in page.tree.xpath("//link/@href | //img/@src | //script/@src")}
+        assert any(address.endswith(".js") for address in addresses), "run scripts/assets first"
+        for address in addresses:
             file = browser.http.get(address)
-            assert re.fullmatch(r"/static/\w+\.[0-9a-f]{16}\.(css|svg)", address)
+            assert re.fullmatch(r"/static/\w+\.([0-9a-f]{16}\.(css|svg)|[0-9A-Z]{8}\.(css|js))", address)
             assert (file.status_code, file.headers.get_list("cache-control")) == (
                 200,
                 ["public, max-age=31536000, immutable"],
             )
         assert browser.get("/static/style.0000000000000000.css").status == 404
+        assert browser.get("/static/manifest.json").status == 404
         assert browser.get("/static/..%2Fwords.py").status == 404
 
 

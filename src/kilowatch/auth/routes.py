@@ -1,5 +1,6 @@
 """HTTP for signing in, oneself, API keys and users."""
 
+import hmac
 import json
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,10 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from kilowatch.auth.agents import summary_of
+from kilowatch.auth.browsers import FORM_TOKEN_HEADER, is_from_us, session_cookie
 from kilowatch.auth.model import ApiKey, AuditAction, AuditEntry, AuditFilter, Credential, Me, NewApiKey, Tokens, User
 from kilowatch.auth.schemas import ApiKeyIn, RefreshIn, UserChange, UserIn
 from kilowatch.auth.service import Accounts, SignIns
-from kilowatch.errors import Unauthenticated, UnknownFormat, Unreadable
+from kilowatch.errors import Forbidden, Unauthenticated, UnknownFormat, Unreadable
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
@@ -37,12 +39,41 @@ router = APIRouter(prefix="/api/v1")
 
 
 async def who_asks(request: Request) -> Credential:
-    """The request's credential, its signature checked; whether it still stands is looked up with the data."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    """The request's credential, its signature checked; whether it still stands is looked up with the data.
+
+    A page's scripts have no token, but the browser's cookie; it counts where there is no `Authorization`.
+    """
+    authorization = request.headers.get("authorization")
+    token = request.cookies.get(session_cookie(request)) if authorization is None else None
+    if token:
+        return await _whose_browser(request, token)
+    scheme, _, bearer = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not bearer.strip():
         raise Unauthenticated("Send `Authorization: Bearer` with an access token or an API key.")
     sign_ins: SignIns = request.app.state.sign_ins
     return sign_ins.read_credential(bearer.strip())
+
+
+async def _whose_browser(request: Request, token: str) -> Credential:
+    """Whose session it is, which is used by this. Raises `Forbidden` if a page of another site made the browser ask."""
+    if is_from_us(request) is False:
+        raise Forbidden(_NOT_FROM_US)
+    sign_ins: SignIns = request.app.state.sign_ins
+    lane: Lane = request.app.state.catalogue_lane
+    credential = await lane.run_quickly(sign_ins.visit, token)
+    if request.method not in _SAFE_METHODS:
+        given = request.headers.get(FORM_TOKEN_HEADER, "")
+        if not hmac.compare_digest(given.encode(), sign_ins.seal("form", token).encode()):
+            raise Forbidden(_NO_FORM_TOKEN)
+    return credential
+
+
+_SAFE_METHODS = ("GET", "HEAD")
+_NOT_FROM_US = "Another site made your browser ask this; its cookie counts for Kilowatch's own pages alone."
+_NO_FORM_TOKEN = (
+    f"With a cookie, what changes something needs the form token of its session in `{FORM_TOKEN_HEADER}`; "
+    "programs send `Authorization: Bearer`."
+)
 
 
 Who = Annotated[Credential, Depends(who_asks)]

@@ -186,6 +186,15 @@ class PlacedMetric(msgspec.Struct, frozen=True):
         return None if self.max_gap_s is None else self.max_gap_s * 1000
 
 
+class InstalledMetric(msgspec.Struct, frozen=True):
+    """A metric with what its device is, as far as a site's balance asks."""
+
+    metric: PlacedMetric
+    kind: DeviceKind
+    capacity_kwh: float | None
+    """Of a battery whose properties say it."""
+
+
 class SimulatedDevice(msgspec.Struct, frozen=True):
     """What decides the readings of a device that has no hardware, and the metrics that they are for."""
 

@@ -1,6 +1,7 @@
 """Decides who may see and change what in the catalogue, and what must hold there."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ from kilowatch.facility.model import (
     Device,
     DeviceWithMetrics,
     Extent,
+    InstalledMetric,
     KindInfo,
     Metric,
     PlacedMetric,
@@ -47,7 +49,7 @@ from kilowatch.kit import units
 from kilowatch.kit.db import Database
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
-from kilowatch.kit.text import free_slug, name_from, slug_from
+from kilowatch.kit.text import MAX_ID, free_slug, name_from, slug_from
 from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.facility")
@@ -57,6 +59,8 @@ _STRAGGLERS = timedelta(minutes=10)
 _MEANING = ("quantity", "unit", "behaviour")
 MOST_METRICS_ON_ARRIVAL = 200
 """Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
+
+_METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
 
 
 class NoSuchSite(NotFound):
@@ -651,6 +655,17 @@ def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int)
     return store.placed_metrics_of(connection, site_id=site_id)
 
 
+def installed_metrics(
+    connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None = None
+) -> list[InstalledMetric]:
+    """The metrics of those of the sites that `who` may see, with what measures them; by site, device and metric id.
+
+    Args:
+        quantities: those that are asked for; `None` for all.
+    """
+    return store.installed_metrics(connection, who, site_ids, quantities=quantities)
+
+
 def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> dict[int, PlacedMetric]:
     """Those of the metrics that `who` may read."""
     return {metric.id: metric for metric, _ in store.placed_metrics(connection, who, ids)}
@@ -659,6 +674,13 @@ def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int])
 def readable_metric_ids(connection: Connection, who: Principal, ids: Sequence[int]) -> set[int]:
     """Those of the metrics that `who` may read, where nothing else of them is asked."""
     return store.visible_metric_ids(connection, who, ids)
+
+
+def may_name_a_metric(reference: int | str) -> bool:
+    """Whether a metric can have this id or name: a database is asked for no number or text that it can't hold."""
+    if isinstance(reference, int):
+        return 0 < reference <= MAX_ID
+    return _METRIC_NAME.fullmatch(reference) is not None
 
 
 def addressed_metrics(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, and_, case, delete, func, insert, null, or_, select, tuple_, update
 
 from kilowatch.auth.model import Principal, Role
 from kilowatch.auth.rights import visible, visible_with_role
@@ -13,6 +13,7 @@ from kilowatch.facility.model import (
     DeviceRow,
     ErasureRow,
     Extent,
+    InstalledMetric,
     Metric,
     MetricRow,
     PlacedMetric,
@@ -319,6 +320,22 @@ def placed_metrics_of(
         *([DeviceRow.id == device_id] if device_id is not None else []),
     )
     return fetch_all(connection, _placed().where(which).order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
+
+
+def installed_metrics(
+    connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None
+) -> list[InstalledMetric]:
+    """The metrics of those of the sites that `who` may see, by site, device and metric id."""
+    properties_of_batteries = case((DeviceRow.kind == "battery", DeviceRow.properties), else_=null())
+    found: list[InstalledMetric] = []
+    for chunk in batched(sorted(site_ids), _CHUNK):
+        statement = _placed().add_columns(DeviceRow.kind, properties_of_batteries).where(SiteRow.id.in_(chunk))
+        if quantities is not None:
+            statement = statement.where(MetricRow.quantity.in_(quantities))
+        ordered = visible(statement, who, SiteRow.id).order_by(SiteRow.id, DeviceRow.id, MetricRow.id)
+        for *fields, kind, properties in connection.execute(ordered):
+            found.append(InstalledMetric(PlacedMetric(*fields), kind, (properties or {}).get("capacity_kwh")))
+    return found
 
 
 def placed_metrics_where(

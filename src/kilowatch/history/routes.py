@@ -84,6 +84,24 @@ async def history_question(
 
 
 HistoryParameters = Annotated[HistoryQuestion, Depends(history_question)]
+MAX_METRICS = 500
+MetricNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=190)]],
+    Query(
+        alias="metric",
+        min_length=1,
+        max_length=MAX_METRICS,
+        description="A metric, by its id or as `site/device/key`; once for each.",
+        examples=[["7", "home/roof/energy"]],
+    ),
+]
+
+
+async def metric_references(names: MetricNames) -> list[int | str]:
+    return [int(name) if name.isascii() and name.isdigit() else name for name in names]
+
+
+References = Annotated[list[int | str], Depends(metric_references)]
 Format = Annotated[
     str | None,
     Query(
@@ -232,6 +250,34 @@ async def latest_of_device(histories: HistoryService, lane: HistoryLane, who: Wh
 async def latest_of_site(histories: HistoryService, lane: HistoryLane, who: Who, site_id: RecordId) -> Response:
     """All of them, on one page, by device and metric."""
     return answer(LatestReadings(await lane.run_quickly(histories.latest_of_site, who, site_id)))
+
+
+@router.get(
+    "/latest",
+    tags=["Latest values"],
+    summary="Get the latest values of any metrics",
+    **operation(LatestReadings, 401, 403, 404, 422, example=LATEST_EXAMPLE),
+)
+async def latest_of_metrics(histories: HistoryService, lane: HistoryLane, who: Who, references: References) -> Response:
+    """All of them, on one page, in the order in which they are named. One that the caller can't see is a 404."""
+    return answer(LatestReadings(await lane.run_quickly(histories.latest_of_metrics, who, references)))
+
+
+@router.get("/history", tags=["History"], summary="Get the history of any metrics", **history_operation())
+async def history_of_metrics(
+    request: Request,
+    histories: HistoryService,
+    lane: HistoryLane,
+    who: Who,
+    references: References,
+    question: HistoryParameters,
+    format: Format = None,  # noqa: A002 - the parameter's public name
+) -> Response:
+    """Readings, or buckets of them, in a half-open window. A metric that the caller can't see is a 404."""
+    media = media_type(request, format)
+    return await answer_history(
+        request, lane, lambda stop: histories.stream_of_metrics(who, references, question, stop=stop), media
+    )
 
 
 @router.get("/metrics/{metric_id}/history", tags=["History"], summary="Get a metric's history", **history_operation())

@@ -1,6 +1,5 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from kilowatch.ingest import formats
 from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report
 from kilowatch.kit.idempotency import Once, recall, remember
-from kilowatch.kit.text import MAX_ID
 from kilowatch.kit.timespan import to_ms
 
 log = structlog.get_logger("kilowatch.ingest")
@@ -209,9 +207,6 @@ def _arriving(columns: Columns, names: Collection[str], *, latest: datetime) -> 
     return arriving
 
 
-_METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
-
-
 def _possible(references: Sequence[Reference]) -> list[Reference]:
     """Those that a metric can have, so that a database is asked for no number or text that it can't hold.
 
@@ -221,7 +216,7 @@ def _possible(references: Sequence[Reference]) -> list[Reference]:
     possible = [
         reference
         for reference in dict.fromkeys(references)  # columns may name a metric in each of many series
-        if (0 < reference <= MAX_ID if isinstance(reference, int) else _METRIC_NAME.fullmatch(reference))
+        if facility.may_name_a_metric(reference)
     ]
     if len(possible) > MOST_METRICS:
         raise TooLarge(

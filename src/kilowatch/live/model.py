@@ -26,16 +26,20 @@ class End:
 
 
 SHUTDOWN = End("shutdown", "The server stops; connect again in a moment.")
-NOTHING_LEFT = End("no_metrics", "None of the subscription's metrics may be read any more.")
+NOTHING_LEFT = End("no_metrics", "None of its metrics may be read any more.")
 UNSURE = End("unavailable", "It can't be looked up whether this may still be read; connect again in a moment.")
+
+
+Shown = int | tuple[int, ...]
+"""What a stream is of: a subscription's id, or the ids of metrics that are in none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A subscription that a stream shows, to whom, and when an API key that it was opened with expires."""
+    """What a stream shows, to whom, and when that which it was opened with expires: an API key, a browser's session."""
 
     caller: Credential
-    subscription_id: int
+    shown: Shown
     user_id: int
     expires_at: datetime | None = None
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from kilowatch.auth.browsers import session_cookie
 from kilowatch.auth.routes import PasswordLane, SignInService
 from kilowatch.auth.service import BadCredentials
 from kilowatch.errors import TooMany
@@ -18,7 +19,6 @@ from kilowatch.pages.visitors import (
     SignedIn,
     forget_session,
     local_path,
-    session_cookie,
     set_session,
 )
 from kilowatch.pages.words import LANGUAGES, N_

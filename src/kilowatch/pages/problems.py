@@ -5,10 +5,11 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
 
+from kilowatch.auth.browsers import session_cookie
 from kilowatch.errors import Fault
 from kilowatch.pages.forms import translated
-from kilowatch.pages.rendering import go_to, language_of, render
-from kilowatch.pages.visitors import forget_session, local_path, session_cookie
+from kilowatch.pages.rendering import fragment_of, go_to, language_of, render
+from kilowatch.pages.visitors import forget_session, local_path
 from kilowatch.pages.words import N_
 
 _TITLES = {
@@ -53,9 +54,13 @@ def problem_page(
 
 def _sign_in_first(request: Request) -> Response:
     path = quote(request.url.path, safe="/") + (f"?{request.url.query}" if request.url.query else "")
-    onward = local_path(path)
+    page = fragment_of(request)
+    onward = local_path(page or path)
     address = "/sign-in" if onward == "/" else "/sign-in?" + urlencode({"next": onward})
-    response = go_to(request, address)
+    if page is None:
+        response = go_to(request, address)
+    else:  # a redirect's answer would be put where the part of the page is
+        response = Response(status_code=HTTPStatus.UNAUTHORIZED, headers={"HX-Redirect": address})
     if session_cookie(request) in request.cookies:
         forget_session(request, response)
     return response

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
@@ -16,8 +17,8 @@ from kilowatch.auth.service import SignIns
 from kilowatch.facility.kinds import KINDS
 from kilowatch.kit.text import name_from
 from kilowatch.kit.timespan import zone
-from kilowatch.pages.static import address_of
-from kilowatch.pages.words import LANGUAGES, Language, moment, preferred
+from kilowatch.pages.static import address_of, script
+from kilowatch.pages.words import IN_SCRIPTS, LANGUAGES, Language, moment, preferred
 
 Theme = Literal["system", "light", "dark"]
 THEMES: tuple[Theme, ...] = ("system", "light", "dark")
@@ -29,8 +30,8 @@ _FLASH_LIFE_S = 60
 _MOST_FLASH = 1000
 
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     # With `no-referrer` browsers would send `Origin: null` with our own forms.
     "Referrer-Policy": "same-origin",
@@ -71,7 +72,14 @@ def _environment(code: str) -> Environment:
         "moment": lambda instant, name: moment(instant, zone(name)),
         "key_name": name_from,
     }
-    environment.globals |= {"static": address_of, "language": language, "languages": LANGUAGES, "kinds": KINDS}
+    environment.globals |= {
+        "static": address_of,
+        "script": script,
+        "script_texts": {text: language.told(text) for text in IN_SCRIPTS},
+        "language": language,
+        "languages": LANGUAGES,
+        "kinds": KINDS,
+    }
     return environment
 
 
@@ -118,6 +126,14 @@ def go_to(request: Request, path: str, *, flash: str | None = None, kind: str = 
         value = f"{text}.{_seal(request, text)}"
         response.set_cookie(_FLASH_COOKIE, value, max_age=_FLASH_LIFE_S, **cookie_manners(request))
     return response
+
+
+def fragment_of(request: Request) -> str | None:
+    """The path of the page that asks for a part of itself; `None` where a whole page is asked for."""
+    if request.headers.get("hx-request") != "true":
+        return None
+    page = urlsplit(request.headers.get("hx-current-url", "/"))
+    return (page.path or "/") + (f"?{page.query}" if page.query else "")
 
 
 def cookie_manners(request: Request) -> dict[str, Any]:

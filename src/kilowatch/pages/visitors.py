@@ -4,10 +4,10 @@ import hmac
 import re
 from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Response
 
+from kilowatch.auth.browsers import is_from_us, session_cookie
 from kilowatch.auth.routes import AccountService, SignInService
 from kilowatch.errors import Forbidden, Unauthenticated
 from kilowatch.kit.idempotency import Once
@@ -19,11 +19,6 @@ FORM_TOKEN = "form_token"  # noqa: S105 - a field's name
 ONCE = "once"
 FORGED = N_("This form was not sent by a page of Kilowatch, or your session has changed since; open the page again.")
 _MOST_FIELDS = 400
-
-
-def session_cookie(request: Request) -> str:
-    """Its name. Behind TLS the browser itself refuses one by this name that another host set."""
-    return "__Host-kilowatch_session" if request.url.scheme == "https" else "kilowatch_session"
 
 
 def set_session(request: Request, response: Response, token: str) -> None:
@@ -79,17 +74,10 @@ async def _sent(request: Request) -> Sent:
 
 def _refuse_other_origins(request: Request) -> bool:
     """Raises `Forbidden` if the browser says that another site sent it; false if it says nothing."""
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    if site is not None:
-        ours = site in ("same-origin", "none")
-    elif origin is not None:
-        ours = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower() != ""
-    else:
-        return False
-    if not ours:
+    is_ours = is_from_us(request)
+    if is_ours is False:
         raise Forbidden(FORGED)
-    return True
+    return is_ours is True
 
 
 def once_of(request: Request, sent: Sent) -> Once | None:

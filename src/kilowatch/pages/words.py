@@ -17,6 +17,23 @@ def N_(text: str) -> str:  # noqa: N802 - gettext's usual name for a text that i
     return text
 
 
+# There are always two or more of these, so no language needs another word for one.
+SECONDS_AGO = N_("%(num)d s ago")
+MINUTES_AGO = N_("%(num)d min ago")
+HOURS_AGO = N_("%(num)d h ago")
+DAYS_AGO = N_("%(num)d days ago")
+
+IN_SCRIPTS = (
+    SECONDS_AGO,
+    MINUTES_AGO,
+    HOURS_AGO,
+    DAYS_AGO,
+    N_("Live values have ended; load the page again."),
+    N_("The connection is lost; values are as of before. Trying again …"),
+)
+"""The texts that scripts show; the layout hands them over (web/src/texts.ts)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Language:
     code: str
@@ -53,14 +70,13 @@ class Language:
     def age(self, seconds: float) -> str:
         """How long ago: in the largest unit of which there are two."""
         gone = max(0, math.floor(seconds))
-        ngettext = self.texts.ngettext
         if gone < 120:
-            return ngettext("%(num)d s ago", "%(num)d s ago", gone) % {"num": gone}
+            return self.told(SECONDS_AGO) % {"num": gone}
         if gone < 7200:
-            return ngettext("%(num)d min ago", "%(num)d min ago", gone // 60) % {"num": gone // 60}
+            return self.told(MINUTES_AGO) % {"num": gone // 60}
         if gone < 172_800:
-            return ngettext("%(num)d h ago", "%(num)d h ago", gone // 3600) % {"num": gone // 3600}
-        return ngettext("%(num)d day ago", "%(num)d days ago", gone // 86_400) % {"num": gone // 86_400}
+            return self.told(HOURS_AGO) % {"num": gone // 3600}
+        return self.told(DAYS_AGO) % {"num": gone // 86_400}
 
 
 def moment(instant: datetime, zone: ZoneInfo) -> str:

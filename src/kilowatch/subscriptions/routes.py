@@ -11,6 +11,7 @@ from kilowatch.history.routes import (
     LATEST_EXAMPLE,
     Format,
     HistoryParameters,
+    References,
     answer_history,
     history_operation,
     media_type,
@@ -186,6 +187,22 @@ _STREAM = operation(None, 401, 403, 404, 422, 429, description="Events, without 
 _STREAM["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENTS}}
 
 
+async def _after(
+    last_event_id: Annotated[
+        str | None, Header(max_length=40, description="The `id` of the last event that the client has.")
+    ] = None,
+    last_event_id_in_query: Annotated[
+        str | None,
+        Query(alias="last_event_id", max_length=40, description="The same, for clients that can't set a header."),
+    ] = None,
+) -> Place | None:
+    return _place(last_event_id, "header") or _place(last_event_id_in_query, "query")
+
+
+StreamService = Annotated[Streams, Depends(_streams)]
+After = Annotated[Place | None, Depends(_after)]
+
+
 @router.get(
     "/subscriptions/{subscription_id}/stream",
     tags=["Subscriptions"],
@@ -195,25 +212,39 @@ _STREAM["responses"][200]["content"] = {"text/event-stream": {"schema": {"type":
 )
 async def stream_of_subscription(
     subscriptions: SubscriptionService,
-    streams: Annotated[Streams, Depends(_streams)],
+    streams: StreamService,
     lane: CatalogueLane,
     who: Who,
     subscription_id: RecordId,
-    last_event_id: Annotated[
-        str | None, Header(max_length=40, description="The `id` of the last event that the client has.")
-    ] = None,
-    last_event_id_in_query: Annotated[
-        str | None,
-        Query(alias="last_event_id", max_length=40, description="The same, for clients that can't set a header."),
-    ] = None,
+    after: After,
 ) -> Response:
     """Server-sent events: `latest` for each metric, then `reading` for each new reading, whatever way it came in.
 
     With the last event's id all that was missed comes first, once, in the order of its arrival; `reset` says that the
     id is too old for that. `unavailable` says that metrics may not be read any more, `end` why the stream ends.
     """
-    after = _place(last_event_id, "header") or _place(last_event_id_in_query, "query")
     source, sight = await lane.run_quickly(subscriptions.source, who, subscription_id)
+    streams.check_room(source)
+    return EventStream(streams, source, sight, after)
+
+
+@router.get(
+    "/stream",
+    tags=["Latest values"],
+    summary="Stream the readings of any metrics as they arrive",
+    response_class=Response,
+    **_STREAM,
+)
+async def stream_of_metrics(
+    subscriptions: SubscriptionService,
+    streams: StreamService,
+    lane: CatalogueLane,
+    who: Who,
+    references: References,
+    after: After,
+) -> Response:
+    """Server-sent events, as those of a subscription. A metric that the caller can't see is a 404."""
+    source, sight = await lane.run_quickly(subscriptions.source_of_metrics, who, references)
     streams.check_room(source)
     return EventStream(streams, source, sight, after)
 

@@ -1,15 +1,15 @@
 """Decides what a subscription may hold, and what its owner sees of it today."""
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from kilowatch.auth.model import Credential, Principal, Work
 from kilowatch.auth.rights import require_admin
-from kilowatch.auth.service import Caller, Gate
+from kilowatch.auth.service import Caller, Gate, Seen
 from kilowatch.errors import Fault, Invalid, NotFound, Unauthenticated
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
@@ -17,7 +17,7 @@ from kilowatch.history.model import HistoryStream, LatestReading, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
-from kilowatch.live.model import End, Sight, Source
+from kilowatch.live.model import End, Shown, Sight, Source
 from kilowatch.subscriptions import store
 from kilowatch.subscriptions.model import StoredSubscription, SubscribedMetric, Subscription
 
@@ -88,7 +88,9 @@ class Subscriptions:
 
     def latest(self, caller: Caller, subscription_id: int) -> list[LatestReading]:
         """The latest reading of each metric, in the subscription's order; nulls for one that is unavailable."""
-        ids, readable = self._metrics(caller, subscription_id)
+        return self._latest(*self._metrics(caller, subscription_id))
+
+    def _latest(self, ids: Sequence[int], readable: Mapping[int, PlacedMetric]) -> list[LatestReading]:
         readings = {
             reading.metric_id: reading
             for reading in self._histories.latest([readable[metric_id] for metric_id in ids if metric_id in readable])
@@ -121,27 +123,38 @@ class Subscriptions:
             Unauthenticated, Forbidden, NoSuchSubscription: it may show nothing.
         """
         seen = self._gate.seeing(caller, _metrics, subscription_id)
-        source = Source(caller, subscription_id, user_id=seen.who.user_id, expires_at=seen.who.expires_at)
-        return source, _sight(seen.found.ids, seen.found.readable)
+        return _source(caller, subscription_id, seen), _sight(seen.found.ids, seen.found.readable)
+
+    def source_of_metrics(self, caller: Credential, references: Sequence[int | str]) -> tuple[Source, Sight]:
+        """As `source`, of metrics (ids or `site/device/key`) that are in no subscription.
+
+        Raises:
+            Unauthenticated, Forbidden, NoSuchMetric: naming the first that the caller can't see.
+        """
+        ids = tuple(metric.id for metric in self._histories.addressed(caller, references))
+        return _source(caller, ids, self._gate.knowing(caller)), Sight(ids)
 
     def look_at(self, sources: Sequence[Source]) -> list[Sight | End]:
         """What each may show at this moment. Each caller is looked up once, however many streams are open."""
-        ids: dict[Credential, list[int]] = defaultdict(list)
+        shown: dict[Credential, list[Shown]] = defaultdict(list)
         for source in sources:
-            ids[source.caller].append(source.subscription_id)
-        seen = {caller: self._sights(caller, of_caller) for caller, of_caller in ids.items()}
-        return [seen[source.caller][source.subscription_id] for source in sources]
+            shown[source.caller].append(source.shown)
+        seen = {caller: self._sights(caller, of_caller) for caller, of_caller in shown.items()}
+        return [seen[source.caller][source.shown] for source in sources]
 
     def latest_of(self, source: Source) -> list[LatestReading]:
-        return self.latest(source.caller, source.subscription_id)
+        if isinstance(source.shown, int):
+            return self.latest(source.caller, source.shown)
+        readable = self._gate.seeing(source.caller, facility.readable_metrics, source.shown).found
+        return self._latest(source.shown, readable)
 
-    def _sights(self, caller: Credential, subscription_ids: Sequence[int]) -> Mapping[int, Sight | End]:
+    def _sights(self, caller: Credential, shown: Sequence[Shown]) -> Mapping[Shown, Sight | End]:
         try:
             with self._gate.reading(caller) as work:
-                return _sights(work.connection, work.who, subscription_ids)
+                return _sights(work.connection, work.who, shown)
         except Unauthenticated as error:
             ended = End("signed_out" if caller.key_hash is None else "key_ended", error.detail)
-            return dict.fromkeys(subscription_ids, ended)
+            return dict.fromkeys(shown, ended)
 
     def owner(self, operator: Principal, subscription_id: int) -> Principal:
         """Whose subscription it is, for the command line: it is read with its owner's rights."""
@@ -169,19 +182,24 @@ def _metrics(connection: Connection, who: Principal, subscription_id: int) -> _M
     return _Metrics(ids, facility.readable_metrics(connection, who, ids))
 
 
-def _sights(connection: Connection, who: Principal, subscription_ids: Sequence[int]) -> dict[int, Sight | End]:
-    owned = store.owned(connection, who.user_id, subscription_ids)
-    ids = store.metric_ids_of(connection, sorted(owned))
+def _source(caller: Credential, shown: Shown, seen: Seen[Any]) -> Source:
+    return Source(caller, shown, user_id=seen.who.user_id, expires_at=seen.who.expires_at)
+
+
+def _sights(connection: Connection, who: Principal, shown: Sequence[Shown]) -> dict[Shown, Sight | End]:
+    owned = store.owned(connection, who.user_id, [one for one in shown if isinstance(one, int)])
+    ids: dict[Shown, Sequence[int]] = {one: one for one in shown if isinstance(one, tuple)}
+    of_subscriptions = store.metric_ids_of(connection, sorted(owned))
+    ids |= {subscription_id: of_subscriptions[subscription_id] for subscription_id in owned}
     readable = facility.readable_metric_ids(connection, who, sorted({m for some in ids.values() for m in some}))
-    sights: dict[int, Sight | End] = {}
-    for subscription_id in subscription_ids:
-        is_in_reach = who.only_site_id is None or readable >= set(ids[subscription_id])
-        sights[subscription_id] = (
-            _sight(ids[subscription_id], readable)
-            if subscription_id in owned and is_in_reach
-            else End("subscription_gone", NoSuchSubscription().detail)
-        )
-    return sights
+    return {one: _sight_of(one, ids.get(one), who, readable) for one in shown}
+
+
+def _sight_of(shown: Shown, ids: Sequence[int] | None, who: Principal, readable: Set[int]) -> Sight | End:
+    is_in_reach = isinstance(shown, tuple) or who.only_site_id is None
+    if ids is None or not (is_in_reach or readable >= set(ids)):
+        return End("subscription_gone", NoSuchSubscription().detail)
+    return _sight(ids, readable)
 
 
 def _sight(ids: Sequence[int], readable: Container[int]) -> Sight:
