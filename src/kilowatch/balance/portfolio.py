@@ -38,8 +38,8 @@ class Overview(msgspec.Struct, frozen=True):
 class Portfolio:
     """All sites of a caller at once.
 
-    They are ordered by values of this moment, so all that fit are looked at for each page: from memory, a site costs some
-    tens of microseconds.
+    They are ordered by values of this moment, so all that fit are looked at for each page: from memory, a site
+    costs some tens of microseconds.
     """
 
     def __init__(self, gate: Gate, balances: Balances) -> None:
