@@ -40,6 +40,8 @@ from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
 from kilowatch.live.streams import Limits, Streams
+from kilowatch.operations.routes import router as operations_router
+from kilowatch.operations.service import Operations
 from kilowatch.pages.problems import problem_page
 from kilowatch.pages.routes import router as pages_router
 from kilowatch.simulation.keeper import Keeper
@@ -66,10 +68,12 @@ _SERVICES = (
     "intake",
     "subscriptions",
     "webhooks",
+    "operations",
 )
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
+_OPERATIONS_THREADS = 8
 _LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
@@ -99,6 +103,7 @@ class Kilowatch:
             + _INGEST_THREADS
             + _PASSWORD_THREADS
             + _HEALTH_THREADS
+            + _OPERATIONS_THREADS
             + _LIVE_THREADS
             + 1
             + _WEBHOOK_THREADS
@@ -117,7 +122,7 @@ class Kilowatch:
         self._settings, self.now = settings, clock
         self._gate = gate = Gate(self.database, settings, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
-        self.accounts = Accounts(gate, signing_key)
+        self.accounts = Accounts(gate, settings, signing_key)
         self.simulation = Simulation(self.database, store, clock)
         self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
         self.histories = Histories(gate, store, clock, self.simulation)
@@ -138,6 +143,7 @@ class Kilowatch:
             signing_key=signing_key,
             kept_for=timedelta(days=settings.stream_kept_days),
         )
+        self.operations = Operations(gate, self.database, store, settings, clock)
         if with_history:
             self.feed.listen(self.webhook_news)
             self.catalogue.finish_erasures()
@@ -203,11 +209,11 @@ def _naming(setting: str) -> Iterator[None]:
 class _NoHistory:
     """Stands in for the history where a command does not need it, so that it can run beside a server."""
 
-    def count(self, _metric_ids: Sequence[int]) -> NoReturn:
+    def count(self, _metric_ids: Sequence[int] = ()) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
     erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = count
-    listen = arrived_until = told_until = arrivals = count
+    listen = arrived_until = told_until = arrivals = check = version = count
     spans = Spans(0)
 
 
@@ -242,13 +248,14 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
         app.state.health_lane = Lane(_HEALTH_THREADS)
+        app.state.operations_lane = Lane(_OPERATIONS_THREADS)
         app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
             for name in _SERVICES:
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
-            with contextlib.closing(Keeper(opened.simulation)):
+            with contextlib.closing(Keeper(opened.simulation)) as app.state.keeper:
                 async with _sending(opened, settings, clock):
                     yield
                     await app.state.streams.close()
@@ -276,6 +283,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         subscriptions_router,
         webhooks_router,
         auth_router,
+        operations_router,
         _health_router,
         pages_router,
     ):

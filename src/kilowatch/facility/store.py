@@ -4,16 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, case, delete, insert, null, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, and_, case, delete, func, insert, null, or_, select, tuple_, update
 
 from kilowatch.auth.model import Principal, Role
 from kilowatch.auth.rights import visible, visible_with_role
 from kilowatch.facility.model import (
-    AuditEntry,
-    AuditRow,
     Device,
     DeviceRow,
     ErasureRow,
+    Extent,
     InstalledMetric,
     Metric,
     MetricRow,
@@ -24,13 +23,12 @@ from kilowatch.facility.model import (
     WindowErasure,
     WindowErasureRow,
 )
-from kilowatch.kit.db import columns, contains, fetch_all, insert_missing
+from kilowatch.kit.db import Base, columns, contains, fetch_all, insert_missing
 from kilowatch.kit.paging import PageRequest
 
 _SITE = columns(SiteRow, Site)
 _DEVICE = columns(DeviceRow, Device)
 _METRIC = columns(MetricRow, Metric)
-_AUDIT = columns(AuditRow, AuditEntry)
 _WINDOW_ERASURE = columns(WindowErasureRow, WindowErasure)
 _SITES, _DEVICES, _METRICS = SiteRow.__table__.c, DeviceRow.__table__.c, MetricRow.__table__.c
 _PLACED: list[Any] = [
@@ -109,6 +107,24 @@ def add_site(connection: Connection, values: dict[str, Any]) -> int:
 
 def change_site(connection: Connection, site_id: int, values: dict[str, Any]) -> None:
     connection.execute(update(SiteRow).where(SiteRow.id == site_id).values(values))
+
+
+def lock_sites(connection: Connection, site_ids: Sequence[int]) -> dict[int, str]:
+    """Their slugs by id; nobody else changes or deletes them until the transaction ends."""
+    statement = select(SiteRow.id, SiteRow.slug).where(SiteRow.id.in_(site_ids)).order_by(SiteRow.id)
+    return {row.id: row.slug for row in connection.execute(statement.with_for_update())}
+
+
+def extent(connection: Connection) -> Extent:
+    def count(table: type[Base], *conditions: Any) -> int:
+        return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+
+    return Extent(
+        sites=count(SiteRow),
+        devices=count(DeviceRow),
+        simulated_devices=count(DeviceRow, DeviceRow.source == "simulated"),
+        metrics=count(MetricRow),
+    )
 
 
 def delete_site(connection: Connection, site_id: int) -> None:
@@ -403,46 +419,6 @@ def window_erasures(connection: Connection) -> list[WindowErasure]:
 
 def forget_window_erasure(connection: Connection, erasure_id: int) -> None:
     connection.execute(delete(WindowErasureRow).where(WindowErasureRow.id == erasure_id))
-
-
-# ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def add_audit(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
-    statement = insert(AuditRow).returning(AuditRow.id, sort_by_parameter_order=True)
-    return list(connection.execute(statement, rows).scalars())
-
-
-def complete_audit(connection: Connection, entry_id: int, details: dict[str, Any]) -> None:
-    """Write what is known only now into an entry."""
-    connection.execute(update(AuditRow).where(AuditRow.id == entry_id).values(details=details))
-
-
-def delete_audit(connection: Connection, entry_ids: Sequence[int]) -> None:
-    for chunk in batched(entry_ids, _CHUNK):
-        connection.execute(delete(AuditRow).where(AuditRow.id.in_(chunk)))
-
-
-def page_audit(
-    connection: Connection,
-    site_id: int,
-    page: PageRequest,
-    *,
-    action: str | None,
-    start: datetime | None,
-    end: datetime | None,
-) -> list[AuditEntry]:
-    """Entries of a site that is known to be visible, the newest first."""
-    statement = select(*_AUDIT).where(AuditRow.site_id == site_id)
-    if page.after_id:
-        statement = statement.where(AuditRow.id < page.after_id)
-    if action is not None:
-        statement = statement.where(AuditRow.action == action)
-    if start is not None:
-        statement = statement.where(AuditRow.at >= start)
-    if end is not None:
-        statement = statement.where(AuditRow.at < end)
-    return fetch_all(connection, statement.order_by(AuditRow.id.desc()).limit(page.limit + 1), AuditEntry)
 
 
 def _with_role(connection: Connection, statement: Select[Any], into: type[T]) -> tuple[T, Role] | None:
