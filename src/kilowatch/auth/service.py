@@ -348,6 +348,11 @@ class Accounts:
     def me(self, caller: Caller) -> Me:
         return self._gate.seeing(caller, _me, None).found
 
+    def require_administrator(self, caller: Caller) -> None:
+        """Raises `Forbidden` for everyone else."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+
     # ── users ──
 
     def list_users(self, caller: Caller, page: PageRequest, *, words: str | None) -> Page[User]:

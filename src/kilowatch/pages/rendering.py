@@ -65,6 +65,8 @@ def _environment(code: str) -> Environment:
     environment.filters |= {
         # for what is not a text of the template itself: `_()` would take it for HTML, and its `%` for places
         "told": language.told,
+        "said": language.said,
+        "bytes": language.bytes,
         "number": language.number,
         "whole": language.whole,
         "exact": language.exact,

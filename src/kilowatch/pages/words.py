@@ -8,6 +8,8 @@ from datetime import datetime
 from importlib.resources import as_file, files
 from zoneinfo import ZoneInfo
 
+from kilowatch.errors import Said
+
 _TEXTS = files("kilowatch") / "pages" / "texts"
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
@@ -44,6 +46,21 @@ class Language:
     def told(self, text: str) -> str:
         """A text of ours in this language; any other as it is."""
         return self.texts.gettext(text) if text else ""
+
+    def said(self, message: str) -> str:
+        """A message of a service in this language; in English where nobody translated it."""
+        if isinstance(message, Said):
+            return self.texts.gettext(message.text) % message.values if message.values else self.told(message.text)
+        return self.told(message)
+
+    def bytes(self, count: int) -> str:
+        """With the unit that suits its size: 52.4 MB."""
+        size, unit = float(count), "B"
+        for larger in ("kB", "MB", "GB", "TB"):
+            if size < 1000:
+                break
+            size, unit = size / 1000, larger
+        return f"{self._spelt(f'{size:.0f}' if unit == 'B' or size >= 100 else f'{size:.1f}')} {unit}"
 
     def number(self, value: float) -> str:
         """With as many decimals as its size asks for: 0.05, 3.20, 123.4, 45 678."""
