@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale
+from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, said
 from kilowatch.facility.kinds import KINDS, Kind
 from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, Metric, Site
 from kilowatch.facility.routes import CatalogueService
@@ -187,7 +187,7 @@ def _device_values(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     if kind.key == "generic":
         properties, unread = properties_in(body.get("properties") or "")
         if unread is not None:
-            detail = f"Each line is `name: value`; this one is not: {unread}"
+            detail = said("Each line is `name: value`; this one is not: %(line)s", line=unread)
             raise Invalid(detail, faults=(Fault("/properties", detail),))
         return body | {"properties": properties}
     return body | {"properties": nested(values, _PROPERTIES)}

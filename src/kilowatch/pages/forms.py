@@ -456,36 +456,18 @@ _PATTERNS = tuple(
         (r"String should match pattern .*", N_("Has characters that are not allowed here.")),
         (r"Input should be (?P<choices>'.+|1 or 3|60, 300 or 900)", N_("Must be one of: %(choices)s.")),
         (r"is none of: .*", N_("Choose one of the list.")),
+        (r"(?P<zone>.+) is not an IANA time zone; one is .*", N_("%(zone)s is not a time zone; Europe/Berlin is one.")),
         (
-            r"(?P<unit>'.*') is not a unit that is known here; `(?P<usual>.+)` is usual for it\.",
-            N_("%(unit)s is not a unit that is known here; %(usual)s is usual."),
-        ),
-        (
-            r"`(?P<unit>.+)` does not measure (?P<quantity>.+); `(?P<usual>.+)` does\.",
-            N_("%(unit)s does not measure this quantity; %(usual)s does."),
-        ),
-        (
-            r"The site has a device with the slug `(?P<slug>.+)` already\.",
-            N_("The site has a device with the short name %(slug)s already."),
+            r"Input should be a text of up to 1000 printable characters, a finite number .*",
+            N_("Must be a text of up to 1000 characters, a number, true, false or null."),
         ),
     )
 )
 _KNOWN = (
-    N_("The site has a device with this serial number already."),
-    N_("The device has a metric with this key already."),
-    N_("`valid_max` is below `valid_min`."),
-    N_("The metric has readings, whose meaning this would change; make a new metric, or delete this one."),
     N_("cut_in_ms, rated_ms and cut_out_ms must rise in this order"),
-    N_("This is the device's last metric; a device has at least one. Delete the device instead."),
-    N_("Only a technician of this site may change it; your role here is `standard`, which reads."),
-    N_("The email or the password is wrong."),
-    N_("This is not your password."),
-    N_("Too many failed sign-ins; try again in 15 minutes."),
-    N_("Something went wrong on our side; the log has it under this request's id."),
-    N_("Another request changed the same thing at this moment; read it again and retry."),
-    N_("Not a cursor of this list; take it from `next` of the page before."),
+    N_("names of properties have 1 to 100 characters and no control characters"),
 )
-"""What services say about forms: here only so that it is translated."""
+"""What schemas say that no pattern fits: here only so that it is translated. What services say is `said`."""
 
 
 def translated(detail: str, language: Language) -> str:

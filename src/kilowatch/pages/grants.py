@@ -201,6 +201,8 @@ def _show(
     error: Invalid | ChangedGrants | None = None,
 ) -> Response:
     """The part of the matrix, with what was typed and is not stored yet."""
+    kept: dict[str, str] | None = getattr(request.state, "kept", None)
+    typed = chosen_in(kept) if kept else typed
     users, sites = [user.id for user in view.users.items], [site.id for site in view.sites.items]
     stored = accounts.grants_among(who.credential, users, sites)
     faults = {fault.pointer: fault.detail for fault in error.faults} if error else {}
