@@ -456,6 +456,18 @@ _PATTERNS = tuple(
         (r"String should match pattern .*", N_("Has characters that are not allowed here.")),
         (r"Input should be (?P<choices>'.+|1 or 3|60, 300 or 900)", N_("Must be one of: %(choices)s.")),
         (r"is none of: .*", N_("Choose one of the list.")),
+        (
+            r"`(?P<unit>.+)` does not measure (?P<quantity>.+); `(?P<usual>.+)` does\.",
+            N_("%(unit)s does not measure this quantity; %(usual)s does."),
+        ),
+        (
+            r"The site has a device with the slug `(?P<slug>.+)` already\.",
+            N_("The site has a device with the short name %(slug)s already."),
+        ),
+        (
+            r"There is a site with the slug `(?P<slug>.+)` already\.",
+            N_("There is a site with the short name %(slug)s already."),
+        ),
         (r"(?P<zone>.+) is not an IANA time zone; one is .*", N_("%(zone)s is not a time zone; Europe/Berlin is one.")),
         (
             r"Input should be a text of up to 1000 printable characters, a finite number .*",

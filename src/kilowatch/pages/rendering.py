@@ -58,6 +58,7 @@ class Visitor:
     credential: Credential
     me: Me
     form_token: str
+    form_owner: str
 
 
 @lru_cache

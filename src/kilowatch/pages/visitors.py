@@ -22,6 +22,7 @@ from kilowatch.pages.rendering import Visitor, cookie_manners
 from kilowatch.pages.words import N_
 
 FORM_TOKEN = "form_token"  # noqa: S105 - a field's name
+FORM_OWNER = "form_owner"
 ONCE = "once"
 VERSION = "version"
 KEPT = "kept"
@@ -30,7 +31,7 @@ KEPT = "kept"
 SECRETS = ("password", "old", "new", "again")
 """The fields that hold passwords, which are not kept anywhere."""
 
-_NEVER_KEPT = {*SECRETS, FORM_TOKEN, ONCE}
+_NEVER_KEPT = {*SECRETS, FORM_TOKEN, FORM_OWNER, ONCE}
 _MOST_KEPT = 60_000
 FORGED = N_("This form was not sent by a page of Kilowatch, or your session has changed since; open the page again.")
 _MOST_FIELDS = 400
@@ -56,7 +57,7 @@ async def visitor(request: Request, sign_ins: SignInService, accounts: AccountSe
         request.state.unsent = await _unsent(request, sign_ins, token)
         raise
     me = await lane.run_quickly(accounts.me, credential)
-    found = Visitor(credential, me, _form_token(sign_ins, me.id, token))
+    found = Visitor(credential, me, sign_ins.seal("form", token), _owner(sign_ins, me.id, token))
     request.state.visitor = found
     kept = request.query_params.get(KEPT, "")
     if request.method == "GET" and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kept):
@@ -64,9 +65,9 @@ async def visitor(request: Request, sign_ins: SignInService, accounts: AccountSe
     return found
 
 
-def _form_token(sign_ins: SignIns, user_id: int, token: str) -> str:
-    """What the forms of a session carry; it also says whose they are, once the session has ended."""
-    return f"{user_id}-{sign_ins.seal('form', f'{user_id} {token}')}"
+def _owner(sign_ins: SignIns, user_id: int, token: str) -> str:
+    """What the forms of a session carry to say whose they are once it has ended."""
+    return f"{user_id}-{sign_ins.seal('form owner', f'{user_id} {token}')}"
 
 
 async def _unsent(request: Request, sign_ins: SignIns, token: str) -> str | None:
@@ -77,10 +78,11 @@ async def _unsent(request: Request, sign_ins: SignIns, token: str) -> str | None
     if request.method != "POST" or is_from_us(request) is False:
         return None
     sent = await _sent(request)
-    user_id = sent.get(FORM_TOKEN, "").partition("-")[0]
+    owner = sent.get(FORM_OWNER, "")
+    user_id = owner.partition("-")[0]
     if not re.fullmatch(r"[1-9][0-9]{0,9}", user_id, re.ASCII):
         return None
-    if not hmac.compare_digest(sent[FORM_TOKEN].encode(), _form_token(sign_ins, int(user_id), token).encode()):
+    if not hmac.compare_digest(owner.encode(), _owner(sign_ins, int(user_id), token).encode()):
         return None
     fields = {name: value for name, value in sent.items() if name not in _NEVER_KEPT}
     if not fields.keys() - {VERSION}:
