@@ -20,6 +20,7 @@ from kilowatch import migrations
 from kilowatch.auth.browsers import FORM_TOKEN_HEADER, SESSION_COOKIES
 from kilowatch.auth.routes import router as auth_router
 from kilowatch.auth.service import Accounts, Gate, SignIns
+from kilowatch.balance.portfolio import Portfolio
 from kilowatch.balance.routes import router as balance_router
 from kilowatch.balance.service import Balances
 from kilowatch.config import Settings, prepare_data_dir, secret_key
@@ -63,6 +64,7 @@ _SERVICES = (
     "catalogue",
     "histories",
     "balances",
+    "portfolio",
     "intake",
     "subscriptions",
     "webhooks",
@@ -125,6 +127,7 @@ class Kilowatch:
         self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
         self.histories = Histories(gate, store, clock, self.simulation)
         self.balances = Balances(gate, self.histories, clock)
+        self.portfolio = Portfolio(gate, self.balances)
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)

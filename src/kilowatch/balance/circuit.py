@@ -50,13 +50,27 @@ class Circuit:
     signs_of_life: tuple[tuple[PlacedMetric, ...], ...]
     """For each device the metrics of which one at least is fresh while it reports."""
 
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        return tuple(role for role in ROLES if any(meter.role == role for meter in self.meters))
+    places: dict[Role, list[int]]
+    """Where the meters of each role stand; of roles that the site has devices for."""
 
-    def of_role(self, role: Role) -> list[int]:
-        """The places of its meters."""
-        return [place for place, meter in enumerate(self.meters) if meter.role == role]
+    @classmethod
+    def of(
+        cls,
+        site_id: int,
+        meters: Sequence[Meter] = (),
+        charges: Sequence[Charge] = (),
+        signs_of_life: Sequence[tuple[PlacedMetric, ...]] = (),
+    ) -> "Circuit":
+        there = {role: [place for place, meter in enumerate(meters) if meter.role == role] for role in ROLES}
+        places = {role: found for role, found in there.items() if found}
+        return cls(site_id, tuple(meters), tuple(charges), tuple(signs_of_life), places)
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        return list(self.places)
+
+    def of_role(self, role: Role) -> list[Meter]:
+        return [self.meters[place] for place in self.places[role]]
 
 
 def circuits(installed: Iterable[InstalledMetric]) -> dict[int, Circuit]:
@@ -83,12 +97,8 @@ def _circuit(site_id: int, devices: Sequence[list[InstalledMetric]]) -> Circuit:
         for charge in [_charge(device)]
         if charge is not None
     ]
-    return Circuit(
-        site_id,
-        tuple(_without_repeated_grid(meters)),
-        tuple(charges),
-        tuple(_signs_of_life([one.metric for one in device]) for device in devices),
-    )
+    signs_of_life = [_signs_of_life([one.metric for one in device]) for device in devices]
+    return Circuit.of(site_id, _without_repeated_grid(meters), charges, signs_of_life)
 
 
 def _meter(device: Sequence[InstalledMetric], role: Role) -> Meter | None:

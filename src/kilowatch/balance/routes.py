@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from kilowatch.auth.routes import Who
 from kilowatch.balance.model import Balance, Flow
+from kilowatch.balance.portfolio import Portfolio
 from kilowatch.balance.service import Balances
 from kilowatch.balance.service import Query as BalanceQuestion
 from kilowatch.kit.openapi import operation
@@ -20,7 +21,13 @@ async def _balances(request: Request) -> Balances:
     return service
 
 
+async def _portfolio(request: Request) -> Portfolio:
+    service: Portfolio = request.app.state.portfolio
+    return service
+
+
 BalanceService = Annotated[Balances, Depends(_balances)]
+PortfolioService = Annotated[Portfolio, Depends(_portfolio)]
 
 
 async def _balance_question(

@@ -97,6 +97,30 @@ class Balances:
         measured = _Measured.of(np.array(used.buckets(window, zone), np.int64), *series)
         return _Reckoning(circuit, measured).balance(window, zone, None if query.resolution is None else asked)
 
+    def recent(self, caller: Caller, site_id: int) -> "Recent":
+        """Today's energies, and the powers of the last 24 hours by the quarter. Raises `NoSuchSite`."""
+        circuit, timezone = self._gate.seeing(caller, _wired_site, site_id).found
+        zone, now = timespan.zone(timezone), self._clock()
+        today = _window(Query(), zone, now)
+        day = Window(today.end - timedelta(days=1), today.end)
+        both = Window(min(day.start, today.start), today.end)  # a day may have 25 hours
+        quarters = timespan.resolution_named("15m")
+        used = _split(circuit, quarters, both, zone)
+        question = HistoryQuestion(both, used.name, timezone=zone.key)
+        series = self._histories.both_directions([meter.metric for meter in circuit.meters], question)
+        measured = _Measured.of(np.array(used.buckets(both, zone), np.int64), *series)
+        return Recent(
+            _Reckoning(circuit, measured.between(today)).balance(today, zone, None),
+            _Reckoning(circuit, measured).balance(both, zone, quarters),
+        )
+
+
+class Recent(NamedTuple):
+    """Today's balance, and that of the last 24 hours with its series."""
+
+    today: Balance
+    day: Balance
+
 
 class _Wired(NamedTuple):
     circuit: Circuit
@@ -106,7 +130,7 @@ class _Wired(NamedTuple):
 def _wired_site(connection: Connection, who: Principal, site_id: int) -> _Wired:
     site, _ = facility.site_of(connection, who, site_id)
     installed = facility.installed_metrics(connection, who, [site_id], quantities=("power", "state_of_charge"))
-    return _Wired(circuits(installed).get(site_id, Circuit(site_id, (), (), ())), site.timezone)
+    return _Wired(circuits(installed).get(site_id, Circuit.of(site_id)), site.timezone)
 
 
 def _wired_sites(connection: Connection, who: Principal, site_ids: tuple[int, ...]) -> list[Circuit]:
@@ -230,7 +254,7 @@ def _flow(circuit: Circuit, newest: _Newest) -> Flow:
 
 
 def _power(circuit: Circuit, role: Role, newest: _Newest) -> Power:
-    meters = [circuit.meters[place] for place in circuit.of_role(role)]
+    meters = circuit.of_role(role)
     values = [value * meter.kw for meter in meters if (value := newest.value(meter.metric)) is not None]
     return Power(
         sum(values) if values else None,
@@ -306,6 +330,16 @@ class _Measured:
             held / np.diff(edges),
         )
 
+    def between(self, window: Window) -> "_Measured":
+        """The buckets of a window that begins and ends where one of them does."""
+        begin, end = np.searchsorted(self.edges, (window.start_ms, window.end_ms))
+        return _Measured(
+            self.edges[begin : end + 1],
+            self.positive[:, begin:end],
+            self.negative[:, begin:end],
+            self.coverage[:, begin:end],
+        )
+
     @property
     def whole(self) -> "_Measured":
         """As one bucket."""
@@ -376,11 +410,11 @@ class _Reckoning:
 
     def _by_role(self, values: Floats) -> dict[Role, Floats]:
         """Rows of meters as a row for each role."""
-        return {role: _over_meters(values[self._circuit.of_role(role)]) for role in self._circuit.roles}
+        return {role: _over_meters(values[self._circuit.places[role]]) for role in self._circuit.roles}
 
     def _coverage(self, coverage: Floats, roles: Sequence[Role]) -> Floats:
         """By bucket, of figures that these roles are parts of: the least of theirs, each the mean of its meters."""
-        rows = [coverage[self._circuit.of_role(role)].mean(axis=0) for role in roles if role in self._circuit.roles]
+        rows = [coverage[self._circuit.places[role]].mean(axis=0) for role in roles if role in self._circuit.roles]
         return np.min(rows, axis=0) if rows else np.zeros(coverage.shape[1])
 
     def _covered(self, *roles: Role) -> float:
@@ -392,7 +426,7 @@ class _Reckoning:
     def _one_direction(self, role: Role, values: Floats) -> Energy | None:
         if role not in self._circuit.roles:
             return None
-        kwh = float(_over_meters(values[self._circuit.of_role(role)])[0])
+        kwh = float(_over_meters(values[self._circuit.places[role]])[0])
         return Energy(None if math.isnan(kwh) else kwh, self._covered(role))
 
     def _made(self, kwh: float | None, roles: Sequence[Role]) -> Energy | None:

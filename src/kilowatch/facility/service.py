@@ -630,6 +630,11 @@ def site_of(connection: Connection, who: Principal, site_id: int) -> tuple[Site,
     return found
 
 
+def visible_sites(connection: Connection, who: Principal, *, words: str | None) -> list[Site]:
+    """All sites that `who` may see, by id; those with `words` in the name or slug."""
+    return store.visible_sites(connection, who, words=words)
+
+
 def device_of(connection: Connection, who: Principal, device_id: int) -> tuple[Device, Role]:
     found = store.find_device(connection, who, device_id)
     if found is None:
