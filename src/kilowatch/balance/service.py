@@ -250,6 +250,7 @@ def _flow(circuit: Circuit, newest: _Newest) -> Flow:
         newest=from_ms(max(timestamps)) if timestamps else None,
         stale=any(power.stale for power in powers.values()),
         complete=all(power.missing == 0 for power in powers.values()),
+        metric_ids=[meter.metric.id for meter in circuit.meters] + [charge.metric.id for charge in circuit.charges],
     )
 
 

@@ -661,6 +661,13 @@ def placed_metrics_of_device(connection: Connection, who: Principal, device_id: 
     return store.placed_metrics_of(connection, device_id=device_id)
 
 
+def placed_metrics_of_devices(
+    connection: Connection, who: Principal, device_ids: tuple[int, ...]
+) -> list[PlacedMetric]:
+    """Of those of the devices that `who` may see, by device and metric id."""
+    return store.placed_metrics_of_devices(connection, who, device_ids)
+
+
 def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int) -> list[PlacedMetric]:
     site_of(connection, who, site_id)
     return store.placed_metrics_of(connection, site_id=site_id)

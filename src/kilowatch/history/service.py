@@ -101,6 +101,14 @@ class Histories:
     def latest_of_device(self, caller: Caller, device_id: int) -> list[LatestReading]:
         return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_device, device_id).found)
 
+    def latest_of_devices(self, caller: Caller, device_ids: Sequence[int]) -> dict[int, list[LatestReading]]:
+        """By device, of those that the caller may see."""
+        metrics = self._gate.seeing(caller, facility.placed_metrics_of_devices, tuple(device_ids)).found
+        found: dict[int, list[LatestReading]] = {}
+        for metric, reading in zip(metrics, self.latest(metrics), strict=True):
+            found.setdefault(metric.device_id, []).append(reading)
+        return found
+
     def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
         return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_site, site_id).found)
 

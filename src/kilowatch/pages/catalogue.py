@@ -1,11 +1,11 @@
-"""Sites, devices and metrics: to look at, and for technicians to change."""
+"""Devices and metrics: to look at, and for technicians to change."""
 
 import secrets
 from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, said
 from kilowatch.facility.kinds import KINDS, Kind
@@ -14,8 +14,7 @@ from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn
 from kilowatch.history.model import LatestReading
 from kilowatch.history.routes import HistoryService
-from kilowatch.kit.paging import page_request
-from kilowatch.kit.web import CatalogueLane, Cursor, HistoryLane, RecordId, SearchText
+from kilowatch.kit.web import CatalogueLane, HistoryLane, RecordId
 from kilowatch.pages.forms import (
     KIND_NAMES,
     LABELS,
@@ -39,14 +38,12 @@ from kilowatch.pages.words import N_
 
 router = APIRouter()
 
-_ROWS = 50
 _DEVICE_SCHEMA, _METRIC_SCHEMA = DeviceIn.model_json_schema(), MetricIn.model_json_schema()
 _ABOUT = ("name", "slug", "manufacturer", "model", "serial_number", "commissioned_on")
 _SIMULATION = ("source", "interval_s")
 _FIRST_METRIC = "metrics/0/"
 _PROPERTIES = "properties/"
 _OF_OWN_CHOICE = Field("properties", LABELS["properties"], "textarea", hint=N_("One a line, as `name: value`."))
-Kinds = Annotated[str, Query(max_length=30)]
 
 
 def _technician_of(who: SignedIn, site_id: int) -> bool:
@@ -55,52 +52,6 @@ def _technician_of(who: SignedIn, site_id: int) -> bool:
 
 
 # ── to look at ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@router.get("/sites")
-def list_sites(
-    request: Request, catalogue: CatalogueService, who: SignedIn, q: SearchText = None, cursor: Cursor = None
-) -> Response:
-    page = catalogue.list_sites(who.credential, page_request(_ROWS, cursor), words=q)
-    return render(request, "sites.html", page=page, q=q or "")
-
-
-@router.get("/sites/{site_id}")
-async def show_site(
-    request: Request,
-    catalogue: CatalogueService,
-    histories: HistoryService,
-    lane: CatalogueLane,
-    history_lane: HistoryLane,
-    who: SignedIn,
-    site_id: RecordId,
-    q: SearchText = None,
-    kind: Kinds = "",
-    cursor: Cursor = None,
-) -> Response:
-    def show(latest: list[LatestReading]) -> Response:
-        site = catalogue.get_site(who.credential, site_id)
-        page = catalogue.list_devices(
-            who.credential, site_id, page_request(_ROWS, cursor), kind=kind if kind in KINDS else None, words=q
-        )
-        by_device: dict[str | None, list[LatestReading]] = {}
-        for reading in latest:
-            by_device.setdefault(reading.device, []).append(reading)
-        rows = [(device, by_device.get(device.slug, [])) for device in page.items]
-        return render(
-            request,
-            "site.html",
-            site=site,
-            rows=rows,
-            following=page.next,
-            q=q or "",
-            kind=kind if kind in KINDS else "",
-            kind_names=KIND_NAMES,
-            may_change=_technician_of(who, site_id),
-        )
-
-    latest = await history_lane.run_quickly(histories.latest_of_site, who.credential, site_id)
-    return await lane.run(show, latest)
 
 
 @router.get("/devices/{device_id}")

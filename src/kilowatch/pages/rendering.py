@@ -18,7 +18,7 @@ from kilowatch.auth.service import SignIns
 from kilowatch.facility.kinds import KINDS
 from kilowatch.kit.text import name_from
 from kilowatch.kit.timespan import zone
-from kilowatch.pages.static import address_of, script
+from kilowatch.pages.static import address_of, land, script
 from kilowatch.pages.words import IN_SCRIPTS, LANGUAGES, N_, Language, moment, preferred
 
 Theme = Literal["system", "light", "dark"]
@@ -82,12 +82,16 @@ def _environment(code: str) -> Environment:
         "number": language.number,
         "whole": language.whole,
         "exact": language.exact,
+        "power": language.power,
+        "energy": language.energy,
+        "share": language.share,
         "age": language.age,
         "moment": lambda instant, name: moment(instant, zone(name)),
         "key_name": name_from,
     }
     environment.globals |= {
         "static": address_of,
+        "land": land,
         "script": script,
         "script_texts": {text: language.told(text) for text in IN_SCRIPTS},
         "language": language,

@@ -84,6 +84,25 @@ class Language:
             else told
         )
 
+    def power(self, kw: float) -> tuple[str, str]:
+        """In the unit that its size asks for: watts, kilowatts, megawatts."""
+        if abs(kw) < 0.9995:
+            return self.whole(round(kw * 1000)), "W"
+        return self._scaled(kw, "kW", "MW")
+
+    def energy(self, kwh: float) -> tuple[str, str]:
+        """In the unit that its size asks for."""
+        return self._scaled(kwh, "kWh", "MWh")
+
+    def _scaled(self, value: float, unit: str, thousand: str) -> tuple[str, str]:
+        if abs(value) < 0.005:
+            return self.number(0.0), unit
+        return (self.number(value / 1000), thousand) if abs(value) >= 10_000 else (self.number(value), unit)
+
+    def share(self, value: float) -> str:
+        """A share of 1 in whole percent, without its sign."""
+        return self.whole(round(value * 100))
+
     def age(self, seconds: float) -> str:
         """How long ago: in the largest unit of which there are two."""
         gone = max(0, math.floor(seconds))
