@@ -11,7 +11,7 @@ import { build } from "esbuild";
 const here = dirname(fileURLToPath(import.meta.url));
 const target = join(here, "../src/kilowatch/pages/built");
 const draft = `${target}.tmp`;
-const entries = ["page"];
+const entries = ["page", "explore"];
 
 rmSync(draft, { recursive: true, force: true });
 mkdirSync(draft, { recursive: true });

@@ -20,6 +20,7 @@ EVERYONE_READS = "sign-in 404 200 404 200 200"
 FOR_TECHNICIANS = "sign-in 404 403 404 200 200"
 CHANGES = "sign-in 404 403 404 303 303"
 SIGNED_IN = "sign-in 200 200 200 200 200"
+ITS_OWNER = "sign-in 404 404 404 200 404"
 ANYONE = "200 200 200 200 200 200"
 
 MATRIX = {
@@ -47,6 +48,16 @@ MATRIX = {
     "POST /metrics/{metric_id}/edit": CHANGES,
     "GET /metrics/{metric_id}/delete": FOR_TECHNICIANS,
     "POST /metrics/{metric_id}/delete": CHANGES,
+    "GET /explore": SIGNED_IN,
+    "GET /explore/metrics": SIGNED_IN,
+    # the subscription that is asked about is the technician's
+    "GET /subscriptions": SIGNED_IN,
+    "POST /subscriptions/new": "sign-in 422 303 422 303 303",
+    "POST /subscriptions/{subscription_id}/metrics": "sign-in 404 404 404 303 404",
+    "GET /subscriptions/{subscription_id}/edit": ITS_OWNER,
+    "POST /subscriptions/{subscription_id}/edit": "sign-in 404 404 404 303 404",
+    "GET /subscriptions/{subscription_id}/delete": ITS_OWNER,
+    "POST /subscriptions/{subscription_id}/delete": "sign-in 404 404 404 303 404",
     "GET /account": SIGNED_IN,
     "POST /account/end-others": "sign-in 303 303 303 303 303",
     "GET /account/password": SIGNED_IN,
@@ -55,7 +66,7 @@ MATRIX = {
     "GET /account/keys/new": SIGNED_IN,
     "POST /account/keys/new": SIGNED_IN,
     # the key that is asked about is the technician's
-    "GET /account/keys/{key_id}/delete": "sign-in 404 404 404 200 404",
+    "GET /account/keys/{key_id}/delete": ITS_OWNER,
     "POST /account/keys/{key_id}/delete": "sign-in 404 404 404 303 404",
 }
 WITH_A_SESSION = [page for page, row in MATRIX.items() if row.startswith("sign-in")]
@@ -79,6 +90,7 @@ class Target:
     metric_id: int
     version: int
     key_id: int
+    subscription_id: int
     kind: str = "battery"
     name: str = ""
 
@@ -89,10 +101,12 @@ class Target:
             world.grant(getattr(world, role), site_id, role)
         device = world.device(site_id, kind="battery", metrics=None)
         key = world.technician.post("/me/api-keys", {"name": "Gateway"}).json()["id"]
+        metric_id = device["metrics"][0]["id"]
+        subscription = {"name": "Mine", "metric_ids": [metric_id]}
+        subscription_id = world.technician.post("/subscriptions", subscription).json()["id"]
         style = Browser(world).get("/sign-in").tree.xpath("//link[@rel='stylesheet']/@href")[0]
-        return cls(
-            site_id, device["id"], device["metrics"][0]["id"], device["version"], key, name=style.rpartition("/")[2]
-        )
+        name = style.rpartition("/")[2]
+        return cls(site_id, device["id"], metric_id, device["version"], key, subscription_id, name=name)
 
 
 def fields_for(page: str, target: Target, person: Person) -> dict[str, str]:
@@ -107,6 +121,9 @@ def fields_for(page: str, target: Target, person: Person) -> dict[str, str]:
         "POST /devices/{device_id}/metrics/new": {"key": f"k{uuid.uuid4().hex}", "quantity": "power"},
         "POST /metrics/{metric_id}/edit": {**version, "name": "Other"},
         "POST /metrics/{metric_id}/delete": version,
+        "POST /subscriptions/new": {"name": "Mine", "metrics": str(target.metric_id)},
+        "POST /subscriptions/{subscription_id}/metrics": {"metrics": str(target.metric_id)},
+        "POST /subscriptions/{subscription_id}/edit": {"name": "Other"},
         "POST /account/password": {"old": person.password, "new": person.password, "again": person.password},
         "POST /account/keys/new": {"name": "Gateway", "scope-read": "on"},
     }.get(page, {})  # fmt: skip
@@ -330,10 +347,8 @@ def test_no_nonsense_in_a_form_is_an_error_of_ours(sessions: Sessions, page: str
     target = Target.make(sessions.world)
     path = page.split(" ")[1].format(**vars(target))
     browser = browser_of(sessions.world, sessions.world.admin)
-    if "end-others" in path:
-        path, form = "/account/end-others", {}
-    else:
-        form = browser.get(path).fields(path)
+    has_a_page = page.replace("POST", "GET") in MATRIX
+    form = browser.get(path).fields(path) if has_a_page else {}
     right = form | fields_for(page, target, sessions.world.admin) | browser.get("/account").fields("/sign-out")
     right.pop("old", None)
     for name in right.keys() - {"form_token"}:

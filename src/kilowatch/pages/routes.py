@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from kilowatch.pages import account, catalogue, entry
+from kilowatch.pages import account, catalogue, entry, explore, subscriptions
 from kilowatch.pages.static import serve
 
 router = APIRouter(include_in_schema=False)
 router.add_api_route("/static/{name}", serve, methods=["GET"])
-for pages in (entry, catalogue, account):
+for pages in (entry, catalogue, explore, subscriptions, account):
     router.include_router(pages.router)
