@@ -26,6 +26,7 @@ from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.history.engine import Engine
 from kilowatch.kit.db import Database
+from tests.clickhouse import ClickHouse, serving
 from tests.postgres import PostgresServer, start_postgres
 
 SECRET_KEY = "a-key-for-tests-0123456789-abcdefghijklmnop"
@@ -142,13 +143,37 @@ def _history_engines() -> list[str]:
     return ["embedded", "server"] if os.environ.get("KILOWATCH_TEST_HISTORY_URL") else ["embedded"]
 
 
-@pytest.fixture(params=_history_engines())
-def history_url(request: pytest.FixtureRequest, history_directory: Path) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """A server: the one that KILOWATCH_TEST_HISTORY_URL names, or the embedded engine behind ClickHouse's interface."""
+    named = os.environ.get("KILOWATCH_TEST_HISTORY_URL", "").rstrip("/")
+    if named:
+        yield ClickHouse(named)
+    else:
+        with serving(tmp_path_factory.mktemp("clickhouse")) as server:
+            yield server
+
+
+def _history_url(request: pytest.FixtureRequest) -> Iterator[str]:
     name = _unique("test")
-    server = os.environ.get("KILOWATCH_TEST_HISTORY_URL", "").rstrip("/")
-    url = f"chdb://{history_directory}?database={name}" if request.param == "embedded" else f"{server}/{name}"
+    if request.param == "embedded":
+        url = f"chdb://{request.getfixturevalue('history_directory')}?database={name}"
+    else:
+        url = f"{request.getfixturevalue('clickhouse').url}/{name}"
     yield url
     drop_history(url)
+
+
+@pytest.fixture(params=_history_engines())
+def history_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The history's engine. A module overrides this with `any_history_url` to run on both."""
+    yield from _history_url(request)
+
+
+@pytest.fixture(params=["embedded", "server"])
+def any_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test with the embedded engine and over the wire."""
+    yield from _history_url(request)
 
 
 def drop_history(url: str) -> None:

@@ -1,12 +1,15 @@
 // Builds the pages' scripts into src/kilowatch/pages/built/: one file for each entry below, chunks that they share, the
-// styles that their libraries bring, all with a hash of what is in them in their names; `manifest.json`, which says
+// styles that their libraries bring, all with a hash of what is in them in their names; the land for maps; `manifest.json`, which says
 // what an entry loads; and `licenses.txt`, the terms of the libraries that are in the files.
 
+import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
+
+import { land } from "./land.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = join(here, "../src/kilowatch/pages/built");
@@ -42,6 +45,9 @@ for (const [path, output] of Object.entries(metafile.outputs)) {
     };
   }
 }
+const map = land(join(here, "node_modules/world-atlas/land-50m.json"));
+const hash = createHash("sha256").update(map).digest("hex").slice(0, 16);
+writeFileSync(join(draft, `land.${hash}.svg`), map);
 writeFileSync(join(draft, "manifest.json"), JSON.stringify(manifest, null, 2) + "\n");
 writeFileSync(join(draft, "licenses.txt"), licenses(metafile));
 rmSync(target, { recursive: true, force: true });
@@ -51,7 +57,7 @@ for (const [path, output] of Object.entries(metafile.outputs)) {
 }
 
 function licenses({ inputs }) {
-  const packages = new Set();
+  const packages = new Set(["world-atlas"]); // whose data the land is made of
   for (const path of Object.keys(inputs)) {
     const found = path.match(/^node_modules\/((?:@[^/]+\/)?[^/]+)\//);
     if (found) packages.add(found[1]);

@@ -20,6 +20,9 @@ from kilowatch import migrations
 from kilowatch.auth.browsers import FORM_TOKEN_HEADER, SESSION_COOKIES
 from kilowatch.auth.routes import router as auth_router
 from kilowatch.auth.service import Accounts, Gate, SignIns
+from kilowatch.balance.portfolio import Portfolio
+from kilowatch.balance.routes import router as balance_router
+from kilowatch.balance.service import Balances
 from kilowatch.config import Settings, prepare_data_dir, secret_key
 from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
@@ -37,6 +40,8 @@ from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
 from kilowatch.live.streams import Limits, Streams
+from kilowatch.operations.routes import router as operations_router
+from kilowatch.operations.service import Operations
 from kilowatch.pages.problems import problem_page
 from kilowatch.pages.routes import router as pages_router
 from kilowatch.simulation.keeper import Keeper
@@ -53,9 +58,22 @@ from kilowatch.webhooks.service import Webhooks
 
 Clock = Callable[[], datetime]
 
+_SERVICES = (
+    "sign_ins",
+    "accounts",
+    "catalogue",
+    "histories",
+    "balances",
+    "portfolio",
+    "intake",
+    "subscriptions",
+    "webhooks",
+    "operations",
+)
 _PASSWORD_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
+_OPERATIONS_THREADS = 8
 _LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
@@ -85,6 +103,7 @@ class Kilowatch:
             + _INGEST_THREADS
             + _PASSWORD_THREADS
             + _HEALTH_THREADS
+            + _OPERATIONS_THREADS
             + _LIVE_THREADS
             + 1
             + _WEBHOOK_THREADS
@@ -103,10 +122,12 @@ class Kilowatch:
         self._settings, self.now = settings, clock
         self._gate = gate = Gate(self.database, settings, clock)
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
-        self.accounts = Accounts(gate, signing_key)
+        self.accounts = Accounts(gate, settings, signing_key)
         self.simulation = Simulation(self.database, store, clock)
         self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
         self.histories = Histories(gate, store, clock, self.simulation)
+        self.balances = Balances(gate, self.histories, clock)
+        self.portfolio = Portfolio(gate, self.balances)
         self.intake = self.intake_into(store)
         self.feed = Feed(store)
         self.subscriptions = Subscriptions(gate, self.histories)
@@ -122,6 +143,7 @@ class Kilowatch:
             signing_key=signing_key,
             kept_for=timedelta(days=settings.stream_kept_days),
         )
+        self.operations = Operations(gate, self.database, store, settings, clock)
         if with_history:
             self.feed.listen(self.webhook_news)
             self.catalogue.finish_erasures()
@@ -187,11 +209,11 @@ def _naming(setting: str) -> Iterator[None]:
 class _NoHistory:
     """Stands in for the history where a command does not need it, so that it can run beside a server."""
 
-    def count(self, _metric_ids: Sequence[int]) -> NoReturn:
+    def count(self, _metric_ids: Sequence[int] = ()) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
     erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = count
-    listen = arrived_until = told_until = arrivals = count
+    listen = arrived_until = told_until = arrivals = check = version = count
     spans = Spans(0)
 
 
@@ -226,13 +248,14 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         app.state.ingest_lane = Lane(_INGEST_THREADS)
         app.state.password_lane = Lane(_PASSWORD_THREADS)
         app.state.health_lane = Lane(_HEALTH_THREADS)
+        app.state.operations_lane = Lane(_OPERATIONS_THREADS)
         app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
-            for name in ("sign_ins", "accounts", "catalogue", "histories", "intake", "subscriptions", "webhooks"):
+            for name in _SERVICES:
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
-            with contextlib.closing(Keeper(opened.simulation)):
+            with contextlib.closing(Keeper(opened.simulation)) as app.state.keeper:
                 async with _sending(opened, settings, clock):
                     yield
                     await app.state.streams.close()
@@ -256,9 +279,11 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         history_router,
         influx_router,
         facility_router,
+        balance_router,
         subscriptions_router,
         webhooks_router,
         auth_router,
+        operations_router,
         _health_router,
         pages_router,
     ):
@@ -390,6 +415,7 @@ _TAGS = [
     {"name": "Subscriptions", "description": "A chosen set of metrics."},
     {"name": "Webhooks", "description": "Readings posted to you as they arrive."},
     {"name": "History", "description": "Readings and aggregates over a window of time."},
+    {"name": "Balance", "description": "Where a site's energy comes from and where it goes."},
     {"name": "Grants", "description": "Who may do what at a site."},
     {"name": "Users", "description": "People and programs with an account."},
     {"name": "Health", "description": "For load balancers and supervisors."},

@@ -15,10 +15,32 @@ KilowatchError
 └── Unavailable       a part that we need does not answer now
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Place = Literal["body", "query", "path", "header"]
+
+
+class Said(str):
+    """A message that remembers the text and the values it was made of, so that it can be told in another language.
+
+    The text has its places as `%(name)s`. It is a `str`: who does not care for languages has it in English.
+    """
+
+    __slots__ = ("text", "values")
+    text: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, values: Mapping[str, object]) -> "Said":
+        made = super().__new__(cls, text % values if values else text)
+        made.text, made.values = text, values
+        return made
+
+
+def said(text: str, **values: object) -> Said:
+    """A message to whoever asked. By this name its text is found for those who translate it."""
+    return Said(text, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +53,10 @@ class Fault:
 
 
 class KilowatchError(Exception):
-    """An error that is shown to whoever asked, so `detail` says what to do about it."""
+    """An error that is shown to whoever asked, so `detail` says what to do about it.
+
+    Where people may meet it on a page, `detail` is made by `said`.
+    """
 
     def __init__(self, detail: str, *, faults: tuple[Fault, ...] = (), retry_after_s: int | None = None) -> None:
         super().__init__(detail)

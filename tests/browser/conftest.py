@@ -77,7 +77,7 @@ class SignIn(Protocol):
 @pytest.fixture
 def sign_in(visitors: Visitors, server: Served) -> SignIn:
     """Opens a page in a browser in which this person of the world is signed in. Options are those of a context."""
-    return lambda role, **options: visitors.signed_in(server, getattr(server.world, role), **options)
+    return lambda role, **options: visitors.seen_by(server, role, **options)
 
 
 @pytest.fixture

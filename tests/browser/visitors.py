@@ -4,13 +4,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Error, Page
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Response, ViewportSize
 
 from tests.browser.served import Served
 from tests.browser.watch import Watch
 from tests.conftest import Person
 
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+WIDE = ViewportSize(width=1280, height=900)
+NARROW = ViewportSize(width=360, height=740)
 _WAIT_MS = 15_000
 
 
@@ -20,6 +21,8 @@ class Visitors:
     def __init__(self, browser: Browser, watch: Watch) -> None:
         self._browser, self._watch = browser, watch
         self._contexts: list[BrowserContext] = []
+        self.documents: list[Response] = []
+        """What was served as a page, the last at the end."""
 
     def anonymous(self, server: Served, **options: Any) -> Page:
         """A page of somebody who is not signed in; nothing is open yet."""
@@ -28,6 +31,7 @@ class Visitors:
         self._contexts.append(context)
         context.set_default_timeout(_WAIT_MS)
         self._watch.over(context, origin=server.address)
+        context.on("response", self._keep_documents)
         return context.new_page()
 
     def signed_in(self, server: Served, person: Person, **options: Any) -> Page:
@@ -40,6 +44,16 @@ class Visitors:
         )
         assert answer.status == 303, answer.text()
         return page
+
+    def seen_by(self, server: Served, role: str, **options: Any) -> Page:
+        """A page of one of the world's people, the anonymous too."""
+        if role == "anonymous":
+            return self.anonymous(server, **options)
+        return self.signed_in(server, getattr(server.world, role), **options)
+
+    def _keep_documents(self, response: Response) -> None:
+        if response.request.is_navigation_request() and not 300 <= response.status < 400:
+            self.documents.append(response)
 
     def verify(self) -> None:
         """Raises `AssertionError` for what `Watch` noted, to which the pages' last words belong."""

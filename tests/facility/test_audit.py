@@ -113,6 +113,7 @@ class TestDeleteReadings:
         entry = audit(world)[-1]
         assert entry == {
             "id": entry["id"],
+            "site_id": world.north,
             "at": "2026-01-05T12:01:00Z",
             "user_id": world.technician.id,
             "user": "technician@example.org",

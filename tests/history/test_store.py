@@ -21,6 +21,11 @@ from tests.history.conftest import Recorder, batch_of, ms
 
 
 @pytest.fixture
+def history_url(any_history_url: str) -> str:
+    return any_history_url
+
+
+@pytest.fixture
 def store(history_url: str) -> Iterator[HistoryStore]:
     store = HistoryStore(history_url, connections=2, sync=True, clock=lambda: START)
     yield store

@@ -1,16 +1,33 @@
-"""Users, sign-ins, API keys and grants."""
+"""Users, sign-ins, API keys, grants, and the log of who changed what."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import JSON, ForeignKey, Index, String
+from sqlalchemy import JSON, Connection, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kilowatch.kit.db import Base, Instant
 
 Role = Literal["standard", "technician"]
 Scope = Literal["read", "write", "ingest"]
+AuditAction = Literal[
+    "user_created",
+    "user_changed",
+    "user_deleted",
+    "site_created",
+    "site_changed",
+    "site_deleted",
+    "grant_changed",
+    "device_created",
+    "device_changed",
+    "device_deleted",
+    "metric_created",
+    "metric_changed",
+    "metric_deleted",
+    "readings_deleted",
+    "readings_corrected",
+]
 ALL_SCOPES: frozenset[Scope] = frozenset(("read", "write", "ingest"))
 
 
@@ -47,6 +64,7 @@ class SignInRow(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(Instant)
     ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    agent: Mapped[str | None] = mapped_column(String(80))
 
 
 class RefreshTokenRow(Base):
@@ -95,6 +113,27 @@ class SignInAttemptRow(Base):
     attempted_at: Mapped[datetime] = mapped_column(Instant, index=True)
 
 
+class AuditRow(Base):
+    """Who changed what. Names are as they were then, as users, keys and things may be gone by now.
+
+    What concerns no site that there is (users, and that a site was deleted) has no `site_id`.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "site_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    site_id: Mapped[int | None] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(Instant)
+    user_id: Mapped[int | None]
+    user: Mapped[str] = mapped_column(String(254))
+    api_key_id: Mapped[int | None]
+    api_key: Mapped[str | None] = mapped_column(String(120))
+    action: Mapped[str] = mapped_column(String(30))
+    object: Mapped[str] = mapped_column(String(254))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class User(msgspec.Struct, frozen=True):
     id: int
     email: str
@@ -125,12 +164,47 @@ class Me(msgspec.Struct, frozen=True):
         return self.is_admin or any(grant.site_id == site_id and grant.role == "technician" for grant in self.grants)
 
 
+class UserWeight(msgspec.Struct, frozen=True):
+    """What belongs to a user: grants, API keys, and sign-ins that can still be used."""
+
+    grants: int
+    api_keys: int
+    sign_ins: int
+
+
+class Cell(NamedTuple):
+    """Where in the matrix of users and sites."""
+
+    user_id: int
+    site_id: int
+
+
+class GrantChange(NamedTuple):
+    """Another role (or none) of a user at a site, and the one that was there when it was decided."""
+
+    user_id: int
+    site_id: int
+    before: Role | None
+    after: Role | None
+
+
+class Population(msgspec.Struct, frozen=True):
+    """How many there are."""
+
+    users: int
+    administrators: int
+    grants: int
+    api_keys: int
+    browsers: int
+
+
 class SignIn(msgspec.Struct, frozen=True):
     """One of a user's sign-ins that has not ended."""
 
     id: int
     created_at: datetime
     seen_at: Annotated[datetime | None, msgspec.Meta(description="When its browser last asked; null: no browser.")]
+    agent: Annotated[str | None, msgspec.Meta(description="Browser and system, or program, as it names itself.")]
     is_current: bool = False
 
 
@@ -159,6 +233,34 @@ class Tokens(msgspec.Struct, frozen=True):
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - OAuth2's word, not a secret
 
 
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who changed what, and when. Names are as they were then."""
+
+    id: int
+    site_id: Annotated[int | None, msgspec.Meta(description="Null for users, and for a site that was deleted.")]
+    at: datetime
+    user_id: Annotated[int | None, msgspec.Meta(description="Null for the operator of the machine.")]
+    user: Annotated[str, msgspec.Meta(description="The email of the user who did it.")]
+    api_key_id: int | None
+    api_key: Annotated[str | None, msgspec.Meta(description="The name of the API key, if one was used.")]
+    action: AuditAction
+    object: Annotated[
+        str, msgspec.Meta(description="`site`, `site/device` or `site/device/key`; of a user, the email.")
+    ]
+    details: Annotated[dict[str, Any], msgspec.Meta(description="What changed, and how many readings it concerned.")]
+
+
+class AuditFilter(msgspec.Struct, frozen=True):
+    """Which entries of the log are wanted: those that all that is given fits."""
+
+    site_id: int | None = None
+    user: str | None = None
+    """Part of the email of who did it."""
+    action: AuditAction | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
 class Credential(msgspec.Struct, frozen=True):
     """What a request proves itself with, its signature checked where it has one; `Gate.identify` looks it up."""
 
@@ -181,6 +283,14 @@ class Principal(msgspec.Struct, frozen=True):
     api_key_id: int | None = None
     api_key_name: str | None = None
     session_seen_at: datetime | None = None
+
+
+class Work(NamedTuple):
+    """A unit of work: its transaction, on whose behalf, and the time it is now for all of it."""
+
+    connection: Connection
+    who: Principal
+    now: datetime
 
 
 OPERATOR = Principal(user_id=0, email="operator", name="Operator of this machine", is_admin=True)

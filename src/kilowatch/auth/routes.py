@@ -2,22 +2,27 @@
 
 import hmac
 import json
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+import msgspec
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from kilowatch.auth.agents import summary_of
 from kilowatch.auth.browsers import FORM_TOKEN_HEADER, is_from_us, session_cookie
-from kilowatch.auth.model import ApiKey, Credential, Me, NewApiKey, Tokens, User
+from kilowatch.auth.model import ApiKey, AuditAction, AuditEntry, AuditFilter, Credential, Me, NewApiKey, Tokens, User
 from kilowatch.auth.schemas import ApiKeyIn, RefreshIn, UserChange, UserIn
 from kilowatch.auth.service import Accounts, SignIns
 from kilowatch.errors import Forbidden, Unauthenticated, UnknownFormat, Unreadable
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.text import PRINTABLE
+from kilowatch.kit.text import MAX_ID, PRINTABLE, Search
+from kilowatch.kit.timespan import parse_instant
 from kilowatch.kit.web import (
+    INSTANT,
     LIMIT_DEFAULT,
     NO_CONTENT,
     Cursor,
@@ -75,6 +80,25 @@ Who = Annotated[Credential, Depends(who_asks)]
 MaybeOnce = Annotated[Once | None, Depends(once_from)]
 
 
+def audit_wanted(
+    user: Annotated[Search | None, Query(description="Part of the email of who did it.")] = None,
+    action: Annotated[AuditAction | None, Query(description="Only this action.")] = None,
+    start: Annotated[
+        str | None,
+        Query(max_length=40, description="Not before this time, RFC 3339 with an offset.", json_schema_extra=INSTANT),
+    ] = None,
+    end: Annotated[str | None, Query(max_length=40, description="Before this time.", json_schema_extra=INSTANT)] = None,
+) -> AuditFilter:
+    return AuditFilter(user=user, action=action, start=_instant(start, "start"), end=_instant(end, "end"))
+
+
+def _instant(text: str | None, name: str) -> datetime | None:
+    return None if text is None else parse_instant(text, pointer=name)
+
+
+AuditWanted = Annotated[AuditFilter, Depends(audit_wanted)]
+
+
 async def _sign_ins(request: Request) -> SignIns:
     service: SignIns = request.app.state.sign_ins
     return service
@@ -104,6 +128,18 @@ _ME = {
     "is_admin": False,
     "grants": [{"user_id": 2, "site_id": 1, "role": "technician"}],
 }
+AUDIT_EXAMPLE = {
+    "id": 12,
+    "site_id": 1,
+    "at": "2026-01-05T09:30:00Z",
+    "user_id": 2,
+    "user": "ada@example.org",
+    "api_key_id": None,
+    "api_key": None,
+    "action": "readings_deleted",
+    "object": "home/roof/power",
+    "details": {"readings": 60, "start": "2026-01-04T12:00:00Z", "end": "2026-01-04T13:00:00Z"},
+}
 _KEY = {
     "id": 3,
     "name": "Gateway",
@@ -132,7 +168,8 @@ async def sign_in(
 ) -> Response:
     """An access token for 15 minutes, and a refresh token to get the next one with, by OAuth2's password flow."""
     address = request.client.host if request.client else "unknown"
-    return answer(await lane.run(sign_ins.sign_in, username, password, address=address))
+    agent = summary_of(request.headers.get("user-agent", ""))
+    return answer(await lane.run(sign_ins.sign_in, username, password, address=address, agent=agent))
 
 
 async def refresh_in(request: Request) -> RefreshIn:
@@ -287,3 +324,24 @@ def delete_user(accounts: AccountService, who: Who, user_id: RecordId) -> Respon
     """For administrators. The user's grants, API keys, sign-ins and subscriptions go with them."""
     accounts.delete_user(who, user_id)
     return NO_CONTENT()
+
+
+@router.get(
+    "/audit",
+    tags=["Users"],
+    summary="List who changed what everywhere",
+    **operation(Page[AuditEntry], 401, 403, 422, example={"items": [AUDIT_EXAMPLE], "next": None}),
+)
+def list_audit(
+    accounts: AccountService,
+    who: Who,
+    wanted: AuditWanted,
+    site_id: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Only this site.")] = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Response:
+    """For administrators, the newest entry first: the logs of all sites, and what concerns none of them: changes of
+    users, and sites that were deleted.
+    """
+    everywhere = msgspec.structs.replace(wanted, site_id=site_id)
+    return answer(accounts.list_audit(who, page_request(limit, cursor), wanted=everywhere))

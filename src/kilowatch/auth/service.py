@@ -1,6 +1,6 @@
 """Decides who someone is, how they sign in, and what administrators may do to users and grants."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -8,13 +8,31 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from kilowatch.auth import secrets, store
-from kilowatch.auth.model import ApiKey, Credential, Grant, Me, NewApiKey, Principal, Role, Scope, SignIn, Tokens, User
+from kilowatch.auth import audit, secrets, store
+from kilowatch.auth.model import (
+    ApiKey,
+    AuditEntry,
+    AuditFilter,
+    Cell,
+    Credential,
+    Grant,
+    Me,
+    NewApiKey,
+    Population,
+    Principal,
+    Role,
+    Scope,
+    SignIn,
+    Tokens,
+    User,
+    UserWeight,
+    Work,
+)
 from kilowatch.auth.rights import require_admin, require_scope
 from kilowatch.config import Settings
-from kilowatch.errors import Conflict, Forbidden, NotFound, TooMany, Unauthenticated, conflict, invalid
+from kilowatch.errors import Conflict, Forbidden, NotFound, Stale, TooMany, Unauthenticated, conflict, invalid, said
 from kilowatch.kit.db import Database, take_turns
-from kilowatch.kit.idempotency import Once, run_once
+from kilowatch.kit.idempotency import Once, recall, remember, run_once
 from kilowatch.kit.memory import Memory
 from kilowatch.kit.paging import Page, PageRequest, page_of
 
@@ -28,6 +46,7 @@ H = TypeVar("H", bound=Hashable)
 ATTEMPT_WINDOW = timedelta(minutes=15)
 _KEY_IS_GONE = "This API key is unknown, deleted or expired."
 _SIGN_IN_HAS_ENDED = "This sign-in has ended; sign in again at `/api/v1/auth/token`."
+_NEW_PASSWORD = {"new_password": True}
 _SEEN_EVERY = timedelta(minutes=5)
 """How often it is noted that a session is used: each note is a write."""
 
@@ -47,17 +66,14 @@ class LastAdministrator(Conflict):
         super().__init__("This is the last administrator; make another user one first.")
 
 
+class StaleUser(Stale):
+    def __init__(self) -> None:
+        super().__init__(said("The user has changed since you looked; look again and repeat your change."))
+
+
 class BadCredentials(Unauthenticated):
     def __init__(self) -> None:
         super().__init__("The email or the password is wrong.")
-
-
-class Work(NamedTuple):
-    """A unit of work: its transaction, on whose behalf, and the time it is now for all of it."""
-
-    connection: Connection
-    who: Principal
-    now: datetime
 
 
 class Seen(NamedTuple, Generic[T]):
@@ -154,16 +170,18 @@ class SignIns:
     def read_credential(self, bearer: str) -> Credential:
         return secrets.read_credential(bearer, signing_key=self._signing_key, now=self._clock())
 
-    def sign_in(self, email: str, password: str, *, address: str) -> Tokens:
-        """Tokens for an email and password, from the client at `address`.
+    def sign_in(self, email: str, password: str, *, address: str, agent: str | None = None) -> Tokens:
+        """Tokens for an email and password, from the client at `address`, which is the program `agent`.
 
         Raises:
             Unauthenticated: one of them is wrong; which, is not said.
             TooMany: too many failures of this account or address in the last 15 minutes.
         """
-        return self._sign_in(email, password, address, self._tokens)
+        return self._sign_in(email, password, address, agent, self._tokens)
 
-    def open_page_session(self, email: str, password: str, *, address: str, before: str | None) -> str:
+    def open_page_session(
+        self, email: str, password: str, *, address: str, before: str | None, agent: str | None = None
+    ) -> str:
         """What a browser's cookie is to hold, for an email and password; raises as `sign_in` does.
 
         Args:
@@ -178,10 +196,15 @@ class SignIns:
             store.add_page_session(connection, secrets.hash_token(token), sign_in_id, expires_at=expires_at, now=now)
             return token
 
-        return self._sign_in(email, password, address, begin)
+        return self._sign_in(email, password, address, agent, begin)
 
     def _sign_in(
-        self, email: str, password: str, address: str, begin: Callable[[Connection, int, int, datetime], T]
+        self,
+        email: str,
+        password: str,
+        address: str,
+        agent: str | None,
+        begin: Callable[[Connection, int, int, datetime], T],
     ) -> T:
         email = email.strip().casefold()
         now = self._clock()
@@ -196,7 +219,7 @@ class SignIns:
                 raise BadCredentials
             store.delete_attempts(connection, attempts)
             store.forget_expired_tokens(connection, now)
-            sign_in_id = store.add_sign_in(connection, found[0], now)
+            sign_in_id = store.add_sign_in(connection, found[0], now, agent=agent)
             return begin(connection, sign_in_id, found[0], now)
 
     def visit(self, token: str) -> Credential:
@@ -248,6 +271,23 @@ class SignIns:
             store.delete_attempts(work.connection, attempts)
             store.change_user(work.connection, who.user_id, {"password_hash": password_hash})
             store.end_sign_ins(work.connection, work.now, user_id=who.user_id, but_for=who.sign_in_id)
+            audit.record(work, None, "user_changed", who.email, _NEW_PASSWORD)
+
+    def keep_form(self, caller: Caller, name: str, fields: Mapping[str, str]) -> None:
+        """Keep what the caller typed, for a while; no passwords."""
+        with self._gate.writing(caller, scope="read") as work:
+            remember(work.connection, _form_kept(name), dict(fields), user_id=work.who.user_id, now=work.now)
+
+    def kept_form(self, caller: Caller, name: str) -> dict[str, str] | None:
+        """What the caller typed and was kept under this name, if it still is."""
+        with self._gate.reading(caller) as work:
+            return recall(
+                work.connection,
+                _form_kept(name),
+                user_id=work.who.user_id,
+                answer_type=dict[str, str],
+                now=work.now,
+            )
 
     def refresh(self, refresh_token: str) -> Tokens:
         """New tokens for a refresh token, which is used up. A second use ends the sign-in: one was stolen."""
@@ -300,9 +340,10 @@ class SignIns:
 class Accounts:
     """Users and their grants, for administrators; oneself and one's API keys, for everyone."""
 
-    def __init__(self, gate: Gate, signing_key: str) -> None:
+    def __init__(self, gate: Gate, settings: Settings, signing_key: str) -> None:
         self._gate = gate
         self._signing_key = signing_key
+        self._idle = timedelta(hours=settings.session_idle_hours)
 
     def me(self, caller: Caller) -> Me:
         return self._gate.seeing(caller, _me, None).found
@@ -336,20 +377,28 @@ class Accounts:
                     is_admin=is_admin,
                     now=work.now,
                 )
+                audit.record(work, None, "user_created", email, {"name": name, "is_admin": is_admin})
                 return _user(work.connection, user_id)
 
             return run_once(
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=User, now=work.now
             )
 
-    def change_user(self, caller: Caller, user_id: int, changes: dict[str, object]) -> User:
-        """Change `email`, `name`, `is_admin` or `password`; a new password ends all of the user's sign-ins."""
+    def change_user(
+        self, caller: Caller, user_id: int, changes: dict[str, object], *, if_match: str | None = None
+    ) -> User:
+        """Change `email`, `name`, `is_admin` or `password`; a new password ends all of the user's sign-ins.
+
+        Args:
+            if_match: the user's `user_etag` that was read.
+        """
         values = dict(changes)
         if "password" in values:
             values["password_hash"] = secrets.hash_password(str(values.pop("password")))
         with self._gate.writing(caller) as work:
             require_admin(work.who)
             user = _user(work.connection, user_id)
+            _refuse_stale(user, if_match)
             if "email" in values and values["email"] != user.email:
                 _refuse_taken_email(work.connection, str(values["email"]))
             if user.is_admin and values.get("is_admin") is False:
@@ -358,14 +407,42 @@ class Accounts:
                 store.change_user(work.connection, user_id, values)
             if "password_hash" in values:
                 store.end_sign_ins(work.connection, work.now, user_id=user_id)
-            return _user(work.connection, user_id)
+            after = _user(work.connection, user_id)
+            more = _NEW_PASSWORD if "password_hash" in values else None
+            audit.record_changes(work, None, "user_changed", user.email, before=user, after=after, more=more)
+            return after
 
-    def delete_user(self, caller: Caller, user_id: int) -> None:
+    def delete_user(self, caller: Caller, user_id: int, *, if_match: str | None = None) -> None:
+        """Raises `LastAdministrator` if nobody would be left to administer."""
         with self._gate.writing(caller) as work:
             require_admin(work.who)
-            if _user(work.connection, user_id).is_admin:
+            user = _user(work.connection, user_id)
+            _refuse_stale(user, if_match)
+            if user.is_admin:
                 _keep_an_administrator(work.connection, user_id)
+            weight = store.weigh_user(work.connection, user_id, work.now, idle=self._idle)
             store.delete_user(work.connection, user_id)
+            details = {"name": user.name, "grants": weight.grants, "api_keys": weight.api_keys}
+            audit.record(work, None, "user_deleted", user.email, details)
+
+    def weigh_user(self, caller: Caller, user_id: int) -> UserWeight:
+        """What belongs to a user and would go with them."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            _user(work.connection, user_id)
+            return store.weigh_user(work.connection, user_id, work.now, idle=self._idle)
+
+    def grants_among(self, caller: Caller, user_ids: Sequence[int], site_ids: Sequence[int]) -> dict[Cell, Role]:
+        """A part of the matrix of users and sites: the roles that there are. At most some hundreds of each."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return grants_among(work.connection, user_ids, site_ids)
+
+    def list_audit(self, caller: Caller, page: PageRequest, *, wanted: AuditFilter) -> Page[AuditEntry]:
+        """Who changed what, at all sites and beside them, the newest first."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return audit.page_of_log(work.connection, page, wanted)
 
     def user_id_of(self, caller: Caller, email: str) -> int:
         with self._gate.reading(caller) as work:
@@ -449,6 +526,34 @@ def grant_of(connection: Connection, user_id: int, site_id: int) -> tuple[str, R
     return _user(connection, user_id).email, grants[0].role if grants else None
 
 
+def population(connection: Connection, now: datetime, *, idle: timedelta) -> Population:
+    return store.population(connection, now, idle=idle)
+
+
+def grants_among(connection: Connection, user_ids: Sequence[int], site_ids: Sequence[int]) -> dict[Cell, Role]:
+    """The roles of these users at these sites, where they have one."""
+    grants = store.grants_among(connection, user_ids, site_ids)
+    return {Cell(grant.user_id, grant.site_id): grant.role for grant in grants}
+
+
+def lock_users(connection: Connection, user_ids: Sequence[int]) -> dict[int, str]:
+    """The emails of those of the users that are there; they stay until the transaction ends."""
+    return store.lock_users(connection, sorted(user_ids))
+
+
+def take_grant(connection: Connection, user_id: int, site_id: int) -> None:
+    store.delete_grant(connection, user_id, site_id)
+
+
+def user_etag(user: User) -> str:
+    """Another one if anything of the user that is shown is another."""
+    return f'"{secrets.hash_token(msgspec.json.encode(user).decode())[:16]}"'
+
+
+def _form_kept(name: str) -> Once:
+    return Once(f"kept-form-{name}", "")
+
+
 def _me(connection: Connection, who: Principal, _about: None) -> Me:
     grants = store.grants_of_user(connection, who.user_id, only_site_id=who.only_site_id)
     return Me(who.user_id, who.email, who.name, who.is_admin, grants)
@@ -459,6 +564,11 @@ def _user(connection: Connection, user_id: int) -> User:
     if user is None:
         raise NoSuchUser
     return user
+
+
+def _refuse_stale(user: User, if_match: str | None) -> None:
+    if if_match is not None and if_match != user_etag(user):
+        raise StaleUser
 
 
 def _refuse_taken_email(connection: Connection, email: str) -> None:

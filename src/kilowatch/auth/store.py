@@ -1,6 +1,7 @@
 """Reads and writes users, sign-ins, API keys and grants."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,9 +10,13 @@ from sqlalchemy import Connection, and_, column, delete, func, insert, or_, sele
 from kilowatch.auth.model import (
     ApiKey,
     ApiKeyRow,
+    AuditEntry,
+    AuditFilter,
+    AuditRow,
     Grant,
     GrantRow,
     PageSessionRow,
+    Population,
     Principal,
     RefreshTokenRow,
     Role,
@@ -20,13 +25,16 @@ from kilowatch.auth.model import (
     SignInRow,
     User,
     UserRow,
+    UserWeight,
 )
-from kilowatch.kit.db import columns, contains, fetch_all, fetch_one
+from kilowatch.kit.db import Base, columns, contains, fetch_all, fetch_one
 from kilowatch.kit.paging import PageRequest
 
 _USER = columns(UserRow, User)
 _API_KEY = columns(ApiKeyRow, ApiKey)
 _GRANT = columns(GrantRow, Grant)
+_AUDIT = columns(AuditRow, AuditEntry)
+_CHUNK = 1000
 
 
 # ── who is asking ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,6 +183,18 @@ def page_grants_of_site(connection: Connection, site_id: int, page: PageRequest)
     return fetch_all(connection, statement.order_by(GrantRow.user_id).limit(page.limit + 1), Grant)
 
 
+def grants_among(connection: Connection, user_ids: Sequence[int], site_ids: Sequence[int]) -> list[Grant]:
+    """The grants of these users at these sites; at most some hundreds of each."""
+    statement = select(*_GRANT).where(GrantRow.user_id.in_(user_ids), GrantRow.site_id.in_(site_ids))
+    return fetch_all(connection, statement, Grant)
+
+
+def lock_users(connection: Connection, user_ids: Sequence[int]) -> dict[int, str]:
+    """Their emails by id; nobody else changes or deletes them until the transaction ends."""
+    statement = select(UserRow.id, UserRow.email).where(UserRow.id.in_(user_ids)).order_by(UserRow.id)
+    return {row.id: row.email for row in connection.execute(statement.with_for_update())}
+
+
 def put_grant(connection: Connection, user_id: int, site_id: int, role: Role) -> None:
     this = update(GrantRow).where(GrantRow.user_id == user_id, GrantRow.site_id == site_id)
     if connection.execute(this.values(role=role)).rowcount == 0:
@@ -189,9 +209,9 @@ def delete_grant(connection: Connection, user_id: int, site_id: int) -> bool:
 # ── sign-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def add_sign_in(connection: Connection, user_id: int, now: datetime) -> int:
+def add_sign_in(connection: Connection, user_id: int, now: datetime, *, agent: str | None) -> int:
     return connection.execute(
-        insert(SignInRow).values(user_id=user_id, created_at=now).returning(SignInRow.id)
+        insert(SignInRow).values(user_id=user_id, created_at=now, agent=agent).returning(SignInRow.id)
     ).scalar_one()
 
 
@@ -204,7 +224,7 @@ def sign_ins_of_user(connection: Connection, user_id: int, now: datetime, *, idl
         RefreshTokenRow.sign_in_id == SignInRow.id, RefreshTokenRow.expires_at > now, RefreshTokenRow.used_at.is_(None)
     )
     statement = (
-        select(SignInRow.id, SignInRow.created_at, PageSessionRow.seen_at)
+        select(SignInRow.id, SignInRow.created_at, PageSessionRow.seen_at, SignInRow.agent)
         .outerjoin(PageSessionRow, browser)
         .where(SignInRow.user_id == user_id, SignInRow.ended_at.is_(None))
         .where(or_(PageSessionRow.seen_at.is_not(None), token.exists()))
@@ -278,6 +298,31 @@ def forget_expired_tokens(connection: Connection, now: datetime) -> None:
     connection.execute(delete(SignInRow).where(~tokens.exists(), ~sessions.exists()))
 
 
+def weigh_user(connection: Connection, user_id: int, now: datetime, *, idle: timedelta) -> UserWeight:
+    def count(column: Any) -> int:
+        return connection.execute(select(func.count()).where(column == user_id)).scalar_one()
+
+    sign_ins = sign_ins_of_user(connection, user_id, now, idle=idle)
+    return UserWeight(count(GrantRow.user_id), count(ApiKeyRow.user_id), len(sign_ins))
+
+
+def population(connection: Connection, now: datetime, *, idle: timedelta) -> Population:
+    def count(table: type[Base], *conditions: Any) -> int:
+        return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+
+    in_use = (PageSessionRow.expires_at > now, PageSessionRow.seen_at > now - idle, SignInRow.ended_at.is_(None))
+    browsers = (
+        select(func.count()).join(SignInRow, SignInRow.id == PageSessionRow.sign_in_id).select_from(PageSessionRow)
+    )
+    return Population(
+        users=count(UserRow),
+        administrators=count(UserRow, UserRow.is_admin),
+        grants=count(GrantRow),
+        api_keys=count(ApiKeyRow),
+        browsers=connection.execute(browsers.where(*in_use)).scalar_one(),
+    )
+
+
 # ── sign-in attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -329,3 +374,39 @@ def site_exists(connection: Connection, site_id: int) -> bool:
 def delete_api_key(connection: Connection, user_id: int, key_id: int) -> bool:
     statement = delete(ApiKeyRow).where(and_(ApiKeyRow.id == key_id, ApiKeyRow.user_id == user_id))
     return connection.execute(statement).rowcount > 0
+
+
+# ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_audit(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
+    statement = insert(AuditRow).returning(AuditRow.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
+def complete_audit(connection: Connection, entry_id: int, details: dict[str, Any]) -> None:
+    """Write what is known only now into an entry."""
+    connection.execute(update(AuditRow).where(AuditRow.id == entry_id).values(details=details))
+
+
+def delete_audit(connection: Connection, entry_ids: Sequence[int]) -> None:
+    for begin in range(0, len(entry_ids), _CHUNK):
+        connection.execute(delete(AuditRow).where(AuditRow.id.in_(entry_ids[begin : begin + _CHUNK])))
+
+
+def page_audit(connection: Connection, page: PageRequest, wanted: AuditFilter) -> list[AuditEntry]:
+    """Entries of all sites, or of one that is known to be visible, the newest first."""
+    statement = select(*_AUDIT).order_by(AuditRow.id.desc()).limit(page.limit + 1)
+    if page.after_id:
+        statement = statement.where(AuditRow.id < page.after_id)
+    if wanted.site_id is not None:
+        statement = statement.where(AuditRow.site_id == wanted.site_id)
+    if wanted.action is not None:
+        statement = statement.where(AuditRow.action == wanted.action)
+    if wanted.user:
+        statement = statement.where(contains(AuditRow.user, wanted.user))
+    if wanted.start is not None:
+        statement = statement.where(AuditRow.at >= wanted.start)
+    if wanted.end is not None:
+        statement = statement.where(AuditRow.at < wanted.end)
+    return fetch_all(connection, statement, AuditEntry)

@@ -13,19 +13,6 @@ from kilowatch.kit.db import Base, Instant
 
 Source = Literal["reported", "simulated"]
 Interval = Literal[60, 300, 900]
-AuditAction = Literal[
-    "site_created",
-    "site_changed",
-    "grant_changed",
-    "device_created",
-    "device_changed",
-    "device_deleted",
-    "metric_created",
-    "metric_changed",
-    "metric_deleted",
-    "readings_deleted",
-    "readings_corrected",
-]
 
 
 class SiteRow(Base):
@@ -115,24 +102,6 @@ class WindowErasureRow(Base):
     start: Mapped[int] = mapped_column(BigInteger)
     end: Mapped[int] = mapped_column(BigInteger)
     received_until: Mapped[int] = mapped_column(BigInteger)
-
-
-class AuditRow(Base):
-    """Who changed what at a site. Names are as they were then, as users, keys and things may be gone by now."""
-
-    __tablename__ = "audit"
-    __table_args__ = (Index(None, "site_id", "id"), {"sqlite_autoincrement": True})
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    site_id: Mapped[int] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"))
-    at: Mapped[datetime] = mapped_column(Instant)
-    user_id: Mapped[int | None]
-    user: Mapped[str] = mapped_column(String(254))
-    api_key_id: Mapped[int | None]
-    api_key: Mapped[str | None] = mapped_column(String(120))
-    action: Mapped[str] = mapped_column(String(30))
-    object: Mapped[str] = mapped_column(String(200))
-    details: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -241,6 +210,15 @@ class ListedMetric(msgspec.Struct, frozen=True):
         return f"{self.site}/{self.device}/{self.key}"
 
 
+class InstalledMetric(msgspec.Struct, frozen=True):
+    """A metric with what its device is, as far as a site's balance asks."""
+
+    metric: PlacedMetric
+    kind: DeviceKind
+    capacity_kwh: float | None
+    """Of a battery whose properties say it."""
+
+
 class SimulatedDevice(msgspec.Struct, frozen=True):
     """What decides the readings of a device that has no hardware, and the metrics that they are for."""
 
@@ -274,26 +252,21 @@ class DeletedReadings(msgspec.Struct, frozen=True):
     readings: int
 
 
-class AuditEntry(msgspec.Struct, frozen=True):
-    """Who changed what at a site, and when. Names are as they were then."""
-
-    id: int
-    at: datetime
-    user_id: Annotated[int | None, msgspec.Meta(description="Null for the operator of the machine.")]
-    user: Annotated[str, msgspec.Meta(description="The user's email.")]
-    api_key_id: int | None
-    api_key: Annotated[str | None, msgspec.Meta(description="The name of the API key, if one was used.")]
-    action: AuditAction
-    object: Annotated[str, msgspec.Meta(description="`site`, `site/device` or `site/device/key`.")]
-    details: Annotated[dict[str, Any], msgspec.Meta(description="What changed, and how many readings it concerned.")]
-
-
 class Deleted(msgspec.Struct, frozen=True):
     """What a deletion took along."""
 
     devices: int
     metrics: int
     readings: int | None
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """How much there is."""
+
+    sites: int
+    devices: int
+    simulated_devices: int
+    metrics: int
 
 
 class KindInfo(msgspec.Struct, frozen=True):

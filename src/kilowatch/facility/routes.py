@@ -1,17 +1,14 @@
 """HTTP for sites, grants, devices and metrics."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from kilowatch.auth.model import Grant
-from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.auth.model import AuditEntry, Grant
+from kilowatch.auth.routes import AUDIT_EXAMPLE, AuditWanted, MaybeOnce, Who
 from kilowatch.auth.schemas import GrantIn
 from kilowatch.facility.kinds import DeviceKind
 from kilowatch.facility.model import (
-    AuditAction,
-    AuditEntry,
     Deleted,
     DeletedReadings,
     Device,
@@ -27,9 +24,8 @@ from kilowatch.facility.service import Catalogue, etag
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
 from kilowatch.kit.text import MAX_ID, Search
-from kilowatch.kit.timespan import Window, parse_instant
+from kilowatch.kit.timespan import Window
 from kilowatch.kit.web import (
-    INSTANT,
     LIMIT_DEFAULT,
     NO_CONTENT,
     CatalogueLane,
@@ -128,17 +124,6 @@ _KIND = {
     "metrics": [{name: value for name, value in _METRIC.items() if name not in ("id", "device_id")}],
 }
 _DELETED = {"devices": 1, "metrics": 2, "readings": 525600}
-_AUDIT = {
-    "id": 12,
-    "at": "2026-01-05T09:30:00Z",
-    "user_id": 2,
-    "user": "ada@example.org",
-    "api_key_id": None,
-    "api_key": None,
-    "action": "readings_deleted",
-    "object": "home/roof/power",
-    "details": {"readings": 60, "start": "2026-01-04T12:00:00Z", "end": "2026-01-04T13:00:00Z"},
-}
 _ETAG = {"ETag": "The device's version, for `If-Match`."}
 
 
@@ -250,35 +235,24 @@ def delete_grant(catalogue: CatalogueService, who: Who, site_id: RecordId, user_
 # ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _instant(text: str | None, name: str) -> datetime | None:
-    return None if text is None else parse_instant(text, pointer=name)
-
-
 @router.get(
     "/sites/{site_id}/audit",
     tags=["Sites"],
     summary="List who changed what at a site",
-    **operation(Page[AuditEntry], 401, 403, 404, 422, example=_page(_AUDIT)),
+    **operation(Page[AuditEntry], 401, 403, 404, 422, example=_page(AUDIT_EXAMPLE)),
 )
 def list_audit(
     catalogue: CatalogueService,
     who: Who,
     site_id: RecordId,
-    action: Annotated[AuditAction | None, Query(description="Only this action.")] = None,
-    start: Annotated[
-        str | None,
-        Query(max_length=40, description="Not before this time, RFC 3339 with an offset.", json_schema_extra=INSTANT),
-    ] = None,
-    end: Annotated[str | None, Query(max_length=40, description="Before this time.", json_schema_extra=INSTANT)] = None,
+    wanted: AuditWanted,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Response:
     """For technicians of the site, the newest entry first: changes of the site, its devices and metrics, grants, and
     readings that were deleted or got another value. Names are as they were then. It goes with its site.
     """
-    begin, finish = _instant(start, "start"), _instant(end, "end")
-    page = page_request(limit, cursor)
-    return answer(catalogue.list_audit(who, site_id, page, action=action, start=begin, end=finish))
+    return answer(catalogue.list_audit(who, site_id, page_request(limit, cursor), wanted=wanted))
 
 
 # ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────

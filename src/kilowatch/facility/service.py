@@ -1,8 +1,9 @@
 """Decides who may see and change what in the catalogue, and what must hold there."""
 
+import hashlib
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -11,20 +12,32 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
+from kilowatch.auth import audit
 from kilowatch.auth import service as auth
-from kilowatch.auth.model import OPERATOR, Grant, Principal, Role, Scope
+from kilowatch.auth.model import (
+    OPERATOR,
+    AuditEntry,
+    AuditFilter,
+    Cell,
+    Grant,
+    GrantChange,
+    Principal,
+    Role,
+    Scope,
+    Work,
+)
 from kilowatch.auth.rights import require_admin, require_technician
-from kilowatch.auth.service import Caller, Gate, Work
-from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid
-from kilowatch.facility import audit, store
+from kilowatch.auth.service import Caller, Gate
+from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid, said
+from kilowatch.facility import store
 from kilowatch.facility.kinds import KINDS
 from kilowatch.facility.model import (
-    AuditAction,
-    AuditEntry,
     Deleted,
     DeletedReadings,
     Device,
     DeviceWithMetrics,
+    Extent,
+    InstalledMetric,
     KindInfo,
     ListedMetric,
     Metric,
@@ -42,6 +55,7 @@ from kilowatch.kit.timespan import Window, from_ms
 
 log = structlog.get_logger("kilowatch.facility")
 
+_EVERYTHING = AuditFilter()
 _STRAGGLERS = timedelta(minutes=10)
 _MOST_WORDS = 8
 _MEANING = ("quantity", "unit", "behaviour")
@@ -69,6 +83,18 @@ class NoSuchMetric(NotFound):
 class StaleDevice(Stale):
     def __init__(self) -> None:
         super().__init__("The device has changed since you read it; read it again and repeat your change.")
+
+
+class StaleSite(Stale):
+    def __init__(self) -> None:
+        super().__init__(said("The site has changed since you looked; look again and repeat your change."))
+
+
+class ChangedGrants(Conflict):
+    """Its faults name users and sites: `/user/site`."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__(said("Some grants changed in the meantime, so none was saved."), faults=faults)
 
 
 class LastMetric(Conflict):
@@ -194,10 +220,18 @@ class Catalogue:
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=Site, now=work.now
             )
 
-    def change_site(self, caller: Caller, site_id: int, changes: dict[str, Any]) -> Site:
+    def change_site(
+        self, caller: Caller, site_id: int, changes: dict[str, Any], *, if_match: str | None = None
+    ) -> Site:
+        """Change some fields.
+
+        Args:
+            if_match: the site's `site_etag` that was read.
+        """
         with self._gate.writing(caller) as work:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            _refuse_stale_site(site, if_match)
             if changes.get("slug", site.slug) != site.slug:
                 _refuse_taken_site_slug(work.connection, changes["slug"])
             if changes:
@@ -206,18 +240,36 @@ class Catalogue:
             audit.record_changes(work, site_id, "site_changed", site.slug, before=site, after=after)
             return after
 
-    def delete_site(self, caller: Caller, site_id: int) -> Deleted:
+    def administered_site(self, caller: Caller, site_id: int) -> Site:
+        """Raises `Forbidden` for those who may see it only: an administrator changes and deletes it."""
+        with self._gate.reading(caller, scope="write") as work:
+            site, _ = site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            return site
+
+    def weigh_site(self, caller: Caller, site_id: int) -> Deleted:
+        """What a deletion would take along now, for those who may delete it."""
+        with self._gate.reading(caller, scope="write") as work:
+            site_of(work.connection, work.who, site_id)
+            require_admin(work.who)
+            devices = store.device_ids_of_site(work.connection, site_id)
+            metrics = store.metric_ids(work.connection, devices)
+        return Deleted(devices=len(devices), metrics=len(metrics), readings=self._weight(metrics))
+
+    def delete_site(self, caller: Caller, site_id: int, *, if_match: str | None = None) -> Deleted:
         with self._gate.writing(caller) as work:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            _refuse_stale_site(site, if_match)
             store.lock_site(work.connection, site_id)
             devices = store.device_ids_of_site(work.connection, site_id)
             metrics = store.metric_ids(work.connection, devices)
             store.add_erasures(work.connection, metrics, work.now)
             store.delete_site(work.connection, site_id)
-        # Its audit log went with it, so this line is what tells who did it.
-        log.info("site deleted", site=site.slug, site_id=site_id, user=work.who.email, user_id=work.who.user_id)
-        return self._deleted(devices=len(devices), metrics=metrics)
+            # of no site, since the site's own log went with it
+            details = {"name": site.name, "devices": len(devices), "metrics": len(metrics), "readings": None}
+            entry = audit.record(work, None, "site_deleted", site.slug, details)
+        return self._deleted(devices=len(devices), metrics=metrics, entry=(entry, details))
 
     # ── grants ──
 
@@ -227,22 +279,46 @@ class Catalogue:
             require_admin(work.who)
             return auth.list_grants(work.connection, site_id, page)
 
+    def change_grants(self, caller: Caller, changes: Sequence[GrantChange]) -> int:
+        """Change roles at sites, all or none; how many changed.
+
+        Raises:
+            ChangedGrants: some are not any more what they were when this was decided, or who or what is gone.
+        """
+        wanted = [change for change in changes if change.after != change.before]
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+            sites = store.lock_sites(work.connection, [change.site_id for change in wanted])
+            emails = auth.lock_users(work.connection, [change.user_id for change in wanted])
+            now = auth.grants_among(work.connection, list(emails), list(sites))
+            _refuse_changed_grants(wanted, now, users=emails, sites=sites)
+            for change in wanted:
+                if change.after is None:
+                    auth.take_grant(work.connection, change.user_id, change.site_id)
+                else:
+                    auth.put_grant(work.connection, change.user_id, change.site_id, change.after)
+                slug, email = sites[change.site_id], emails[change.user_id]
+                _record_grant(work, change.site_id, slug, email, before=change.before, after=change.after)
+        return len(wanted)
+
     def put_grant(self, caller: Caller, site_id: int, user_id: int, role: Role) -> Grant:
         with self._gate.writing(caller) as work:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            auth.lock_users(work.connection, [user_id])
             email, before = auth.grant_of(work.connection, user_id, site_id)
             grant = auth.put_grant(work.connection, user_id, site_id, role)
-            _record_grant(work, site, email, before=before, after=role)
+            _record_grant(work, site_id, site.slug, email, before=before, after=role)
             return grant
 
     def delete_grant(self, caller: Caller, site_id: int, user_id: int) -> None:
         with self._gate.writing(caller) as work:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
+            auth.lock_users(work.connection, [user_id])
             email, before = auth.grant_of(work.connection, user_id, site_id)
             auth.delete_grant(work.connection, user_id, site_id)
-            _record_grant(work, site, email, before=before, after=None)
+            _record_grant(work, site_id, site.slug, email, before=before, after=None)
 
     # ── devices ──
 
@@ -502,22 +578,15 @@ class Catalogue:
     # ── audit ──
 
     def list_audit(
-        self,
-        caller: Caller,
-        site_id: int,
-        page: PageRequest,
-        *,
-        action: AuditAction | None,
-        start: datetime | None,
-        end: datetime | None,
+        self, caller: Caller, site_id: int, page: PageRequest, *, wanted: AuditFilter = _EVERYTHING
     ) -> Page[AuditEntry]:
         """Who changed what at a site, the newest first, for its technicians."""
         with self._gate.reading(caller) as work:
             _, role = site_of(work.connection, work.who, site_id)
             if role != "technician":
                 raise Forbidden("Only a technician of this site may read its audit log; your role here is `standard`.")
-            rows = store.page_audit(work.connection, site_id, page, action=action, start=start, end=end)
-            return page_of(rows, page, id_of=lambda entry: entry.id)
+            of_site = msgspec.structs.replace(wanted, site_id=site_id)
+            return audit.page_of_log(work.connection, page, of_site)
 
     # ── what deletions leave to do ──
 
@@ -559,7 +628,7 @@ class Catalogue:
             readings: int | None = self._readings.count(metrics)
             if entry is not None:
                 with self._database.write() as connection:
-                    store.complete_audit(connection, entry[0], entry[1] | {"readings": readings})
+                    audit.complete(connection, entry[0], entry[1] | {"readings": readings})
             self._erase(metrics)
         except Unavailable:
             log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
@@ -575,6 +644,11 @@ def site_of(connection: Connection, who: Principal, site_id: int) -> tuple[Site,
     if found is None:
         raise NoSuchSite
     return found
+
+
+def visible_sites(connection: Connection, who: Principal, *, words: str | None) -> list[Site]:
+    """All sites that `who` may see, by id; those with `words` in the name or slug."""
+    return store.visible_sites(connection, who, words=words)
 
 
 def device_of(connection: Connection, who: Principal, device_id: int) -> tuple[Device, Role]:
@@ -606,6 +680,17 @@ def placed_metrics_of_device(connection: Connection, who: Principal, device_id: 
 def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int) -> list[PlacedMetric]:
     site_of(connection, who, site_id)
     return store.placed_metrics_of(connection, site_id=site_id)
+
+
+def installed_metrics(
+    connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None = None
+) -> list[InstalledMetric]:
+    """The metrics of those of the sites that `who` may see, with what measures them; by site, device and metric id.
+
+    Args:
+        quantities: those that are asked for; `None` for all.
+    """
+    return store.installed_metrics(connection, who, site_ids, quantities=quantities)
 
 
 def readable_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> dict[int, PlacedMetric]:
@@ -649,6 +734,11 @@ def position_of_site(connection: Connection, site_id: int) -> tuple[str, float |
     """The time zone, latitude, longitude and country of a site, for the simulation; `None` if there is none."""
     site = store.find_site(connection, OPERATOR, site_id)
     return None if site is None else (site[0].timezone, site[0].latitude, site[0].longitude, site[0].country)
+
+
+def extent(connection: Connection) -> Extent:
+    """How much there is of the catalogue; nobody's rights are asked."""
+    return store.extent(connection)
 
 
 def sites_with_simulated_devices(connection: Connection) -> list[int]:
@@ -720,7 +810,7 @@ def record_corrections(
 
 def take_back_corrections(connection: Connection, entry_ids: Sequence[int]) -> None:
     """The readings were not stored after all."""
-    store.delete_audit(connection, entry_ids)
+    audit.take_back(connection, entry_ids)
 
 
 def device_kinds() -> list[KindInfo]:
@@ -775,10 +865,27 @@ def _scope(to_change: bool) -> Scope:
     return "write" if to_change else "read"
 
 
-def _record_grant(work: Work, site: Site, email: str, *, before: Role | None, after: Role | None) -> None:
+def _record_grant(work: Work, site_id: int, slug: str, email: str, *, before: Role | None, after: Role | None) -> None:
     if before != after:
         details = {"user": email, "changes": {"role": {"old": before, "new": after}}}
-        audit.record(work, site.id, "grant_changed", site.slug, details)
+        audit.record(work, site_id, "grant_changed", slug, details)
+
+
+def _refuse_changed_grants(
+    wanted: Sequence[GrantChange], now: Mapping[Cell, Role], *, users: Container[int], sites: Container[int]
+) -> None:
+    """Raises `ChangedGrants` naming each one that is neither as it was nor as it is to be."""
+    gone = said("The user or the site was deleted in the meantime.")
+    changed = said("Somebody else changed this in the meantime.")
+    faults = []
+    for change in wanted:
+        pointer = f"/{change.user_id}/{change.site_id}"
+        if change.user_id not in users or change.site_id not in sites:
+            faults.append(Fault(pointer, gone))
+        elif now.get(Cell(change.user_id, change.site_id)) not in (change.before, change.after):
+            faults.append(Fault(pointer, changed))
+    if faults:
+        raise ChangedGrants(tuple(faults))
 
 
 def _record_new_metrics(
@@ -829,6 +936,16 @@ def _changeable_device(connection: Connection, who: Principal, device_id: int, i
 
 def etag(device: Device) -> str:
     return f'"{device.version}"'
+
+
+def site_etag(site: Site) -> str:
+    """Another one if anything of the site itself is another."""
+    return f'"{hashlib.sha256(msgspec.json.encode(site)).hexdigest()[:16]}"'
+
+
+def _refuse_stale_site(site: Site, if_match: str | None) -> None:
+    if if_match is not None and if_match != site_etag(site):
+        raise StaleSite
 
 
 def _new_slug(name: str, otherwise: str, taken: Callable[[str], set[str]]) -> str:

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, and_, case, delete, func, insert, null, or_, select, tuple_, update
 
 from kilowatch.auth.model import Principal, Role
 from kilowatch.auth.rights import visible, visible_with_role
 from kilowatch.facility.model import (
-    AuditEntry,
-    AuditRow,
     Device,
     DeviceRow,
     ErasureRow,
+    Extent,
+    InstalledMetric,
     ListedMetric,
     Metric,
     MetricRow,
@@ -24,13 +24,12 @@ from kilowatch.facility.model import (
     WindowErasure,
     WindowErasureRow,
 )
-from kilowatch.kit.db import columns, contains, fetch_all, insert_missing
+from kilowatch.kit.db import Base, columns, contains, fetch_all, insert_missing
 from kilowatch.kit.paging import PageRequest
 
 _SITE = columns(SiteRow, Site)
 _DEVICE = columns(DeviceRow, Device)
 _METRIC = columns(MetricRow, Metric)
-_AUDIT = columns(AuditRow, AuditEntry)
 _WINDOW_ERASURE = columns(WindowErasureRow, WindowErasure)
 _SITES, _DEVICES, _METRICS = SiteRow.__table__.c, DeviceRow.__table__.c, MetricRow.__table__.c
 _PLACED: list[Any] = [
@@ -99,6 +98,14 @@ def page_sites(connection: Connection, who: Principal, page: PageRequest, *, wor
     return fetch_all(connection, visible(statement, who, SiteRow.id), Site)
 
 
+def visible_sites(connection: Connection, who: Principal, *, words: str | None) -> list[Site]:
+    """All of them, by id."""
+    statement = select(*_SITE).order_by(SiteRow.id)
+    if words:
+        statement = statement.where(or_(contains(SiteRow.name, words), contains(SiteRow.slug, words)))
+    return fetch_all(connection, visible(statement, who, SiteRow.id), Site)
+
+
 def find_site(connection: Connection, who: Principal, site_id: int) -> tuple[Site, Role] | None:
     statement = visible_with_role(select(*_SITE).where(SiteRow.id == site_id), who, SiteRow.id)
     return _with_role(connection, statement, Site)
@@ -118,6 +125,24 @@ def add_site(connection: Connection, values: dict[str, Any]) -> int:
 
 def change_site(connection: Connection, site_id: int, values: dict[str, Any]) -> None:
     connection.execute(update(SiteRow).where(SiteRow.id == site_id).values(values))
+
+
+def lock_sites(connection: Connection, site_ids: Sequence[int]) -> dict[int, str]:
+    """Their slugs by id; nobody else changes or deletes them until the transaction ends."""
+    statement = select(SiteRow.id, SiteRow.slug).where(SiteRow.id.in_(site_ids)).order_by(SiteRow.id)
+    return {row.id: row.slug for row in connection.execute(statement.with_for_update())}
+
+
+def extent(connection: Connection) -> Extent:
+    def count(table: type[Base], *conditions: Any) -> int:
+        return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+
+    return Extent(
+        sites=count(SiteRow),
+        devices=count(DeviceRow),
+        simulated_devices=count(DeviceRow, DeviceRow.source == "simulated"),
+        metrics=count(MetricRow),
+    )
 
 
 def delete_site(connection: Connection, site_id: int) -> None:
@@ -354,6 +379,22 @@ def placed_metrics_of(
     return fetch_all(connection, _placed().where(which).order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
 
 
+def installed_metrics(
+    connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None
+) -> list[InstalledMetric]:
+    """The metrics of those of the sites that `who` may see, by site, device and metric id."""
+    properties_of_batteries = case((DeviceRow.kind == "battery", DeviceRow.properties), else_=null())
+    found: list[InstalledMetric] = []
+    for chunk in batched(sorted(site_ids), _CHUNK):
+        statement = _placed().add_columns(DeviceRow.kind, properties_of_batteries).where(SiteRow.id.in_(chunk))
+        if quantities is not None:
+            statement = statement.where(MetricRow.quantity.in_(quantities))
+        ordered = visible(statement, who, SiteRow.id).order_by(SiteRow.id, DeviceRow.id, MetricRow.id)
+        for *fields, kind, properties in connection.execute(ordered):
+            found.append(InstalledMetric(PlacedMetric(*fields), kind, (properties or {}).get("capacity_kwh")))
+    return found
+
+
 def placed_metrics_where(
     connection: Connection, *, metric_id: int | None, site: str | None, device: str | None, key: str | None
 ) -> list[PlacedMetric]:
@@ -418,46 +459,6 @@ def window_erasures(connection: Connection) -> list[WindowErasure]:
 
 def forget_window_erasure(connection: Connection, erasure_id: int) -> None:
     connection.execute(delete(WindowErasureRow).where(WindowErasureRow.id == erasure_id))
-
-
-# ── audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def add_audit(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
-    statement = insert(AuditRow).returning(AuditRow.id, sort_by_parameter_order=True)
-    return list(connection.execute(statement, rows).scalars())
-
-
-def complete_audit(connection: Connection, entry_id: int, details: dict[str, Any]) -> None:
-    """Write what is known only now into an entry."""
-    connection.execute(update(AuditRow).where(AuditRow.id == entry_id).values(details=details))
-
-
-def delete_audit(connection: Connection, entry_ids: Sequence[int]) -> None:
-    for chunk in batched(entry_ids, _CHUNK):
-        connection.execute(delete(AuditRow).where(AuditRow.id.in_(chunk)))
-
-
-def page_audit(
-    connection: Connection,
-    site_id: int,
-    page: PageRequest,
-    *,
-    action: str | None,
-    start: datetime | None,
-    end: datetime | None,
-) -> list[AuditEntry]:
-    """Entries of a site that is known to be visible, the newest first."""
-    statement = select(*_AUDIT).where(AuditRow.site_id == site_id)
-    if page.after_id:
-        statement = statement.where(AuditRow.id < page.after_id)
-    if action is not None:
-        statement = statement.where(AuditRow.action == action)
-    if start is not None:
-        statement = statement.where(AuditRow.at >= start)
-    if end is not None:
-        statement = statement.where(AuditRow.at < end)
-    return fetch_all(connection, statement.order_by(AuditRow.id.desc()).limit(page.limit + 1), AuditEntry)
 
 
 def _with_role(connection: Connection, statement: Select[Any], into: type[T]) -> tuple[T, Role] | None:

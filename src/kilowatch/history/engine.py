@@ -32,6 +32,8 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+# An unknown user, a wrong or missing password.
+_REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
 _CONNECTION_WAIT_S = 30
 _CLOSE_WAIT_S = 5
 _MAX_IDS = 20_000
@@ -172,6 +174,8 @@ def _translated() -> Iterator[None]:
     except DatabaseError as error:
         if _PASSING.search(str(error)):
             raise HistoryUnavailable from error
+        if _REFUSED.search(str(error)):
+            raise Invalid("KILOWATCH_HISTORY_URL: the server refuses this user or password.") from error
         raise
     except ProgrammingError as error:
         if "closed" in str(error):  # while the server shuts down

@@ -251,6 +251,15 @@ class History:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestColumns:
+    """The newest readings of some metrics, in each one's unit: NaN, time -1 and stale where there is none yet."""
+
+    timestamps: Milliseconds
+    values: Floats
+    stale: Flags
+
+
 class LatestReading(msgspec.Struct, frozen=True):
     """A metric's newest reading; `value` and the times are null while it has none."""
 

@@ -81,6 +81,8 @@ class HistoryStore:
             (last_written,) = self._engine.query(statements.LAST_WRITTEN, {}, np.dtype("<i8"))
             if self._alone:
                 self._load_newest()
+            else:
+                self._stored_until = self._complete_until()
         except BaseException:
             self._engine.close()
             raise
@@ -366,7 +368,7 @@ class HistoryStore:
             try:
                 self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
                 if not self._alone:
-                    self._insert_latest(found)
+                    self._insert_latest(np.append(found, complete_until(rows.received_at)))
             except BaseException:
                 self._stored_in_part(rows, found)
                 raise
@@ -437,7 +439,7 @@ class HistoryStore:
         self._recent.settle(self._newest.all())
 
     def _complete_until(self) -> int:
-        (mark,) = self._newest.of(np.zeros(1, np.uint32))
+        (mark,) = self.latest(np.zeros(1, np.uint32))
         return int(mark["received_at"])
 
     def _between_inserts(self) -> None:

@@ -104,6 +104,7 @@ class Database:
                 connect_args={"connect_timeout": 5},
             )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+        self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
 
@@ -141,6 +142,11 @@ class Database:
         """Raises `Unavailable` if the database does not answer."""
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
+
+    def version(self) -> str:
+        """The engine's version. Raises `Unavailable` if the database does not answer."""
+        with self.read() as connection:
+            return str(connection.execute(text(self._version)).scalar_one())
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilowatch import errors
+from kilowatch.errors import said
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.memory import NotKept, alone
 from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
@@ -334,13 +335,13 @@ class Lane:
     def __init__(self, threads: int) -> None:
         self._limiter = anyio.CapacityLimiter(threads)
 
-    async def run_within(self, seconds: float, call: Callable[[], None]) -> None:
+    async def run_within(self, seconds: float, call: Callable[[], T]) -> T:
         """Raises `Unavailable` if the call takes longer; it is then left to itself."""
         try:
             with anyio.fail_after(seconds):
-                await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
         except TimeoutError as error:
-            raise errors.Unavailable("A store takes too long to answer.", retry_after_s=5) from error
+            raise errors.Unavailable(said("A store takes too long to answer."), retry_after_s=5) from error
 
     async def run_quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """At once if all that the call needs is in memory, which costs less than handing it to a thread.

@@ -85,6 +85,14 @@ class Streams:
         if len(self._open) >= self._limits.streams:
             raise TooMany("As many streams are open as this server serves; try again later.", retry_after_s=_LATER_S)
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    def open_now(self) -> tuple[int, int]:
+        """How many streams are open, and of how many users."""
+        return len(self._open), len(self._of_user)
+
     async def serve(
         self, source: Source, sight: Sight, after: Place | None, write: Write, *, opened: Callable[[Stream], None]
     ) -> None:

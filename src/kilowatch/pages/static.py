@@ -59,6 +59,8 @@ def _files() -> _Files:
             kind = file.name.rpartition(".")[2]
             if kind in _MEDIA:
                 contents[file.name] = (file.read_bytes(), _MEDIA[kind])
+            if kind == "svg":
+                addresses[f"{file.name.partition('.')[0]}.svg"] = f"/static/{file.name}"
         for name, made in json.loads((built / _MANIFEST).read_bytes()).items():
             parts = tuple(f"/static/{part}" for part in made["parts"])
             style = f"/static/{made['style']}" if made["style"] else None
@@ -70,6 +72,11 @@ def _files() -> _Files:
 
 def address_of(name: str) -> str:
     return _files().addresses[name]
+
+
+def land() -> str | None:
+    """The address of the land for maps; `None` where it is not built."""
+    return _files().addresses.get("land.svg")
 
 
 def script(name: str) -> Script | None:

@@ -1,6 +1,7 @@
 """Makes the newest readings of simulated devices as time goes on, so that they arrive like those of real ones."""
 
 import threading
+import time
 from typing import Protocol
 
 import structlog
@@ -21,6 +22,9 @@ class Keeper:
 
     def __init__(self, simulation: Ticking) -> None:
         self._simulation = simulation
+        self._done_at: float | None = None
+        self.problem: str | None = None
+        """Why simulated devices did not report when it was last looked."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="simulation-keeper", daemon=True)
         self._thread.start()
@@ -30,11 +34,22 @@ class Keeper:
         self._stopping.set()
         self._thread.join()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def last_done_s(self) -> float | None:
+        """Seconds since it last looked with success; `None` if it never did."""
+        return None if self._done_at is None else time.monotonic() - self._done_at
+
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
             try:
                 self._simulation.tick()
+                self._done_at, self.problem = time.monotonic(), None
             except Unavailable as error:
+                self.problem = error.detail
                 log.warning("simulated devices wait for a store", reason=error.detail)
-            except Exception:  # nobody waits for it; but without this thread no simulated device would report again
+            except Exception as error:  # without this thread no simulated device would report again
+                self.problem = type(error).__name__
                 log.exception("simulated devices could not report")

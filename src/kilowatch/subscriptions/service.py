@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from kilowatch.auth.model import Credential, Principal
+from kilowatch.auth.model import Credential, Principal, Work
 from kilowatch.auth.rights import require_admin
-from kilowatch.auth.service import Caller, Gate, Seen, Work
+from kilowatch.auth.service import Caller, Gate, Seen
 from kilowatch.errors import Fault, Invalid, NotFound, Unauthenticated
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
@@ -79,6 +79,12 @@ class Subscriptions:
         with self._gate.writing(caller) as work:
             _stored(work.connection, work.who, subscription_id)
             store.delete_subscription(work.connection, subscription_id)
+
+    def count_of(self, caller: Caller, user_id: int) -> int:
+        """How many a user has, for an administrator."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
+            return count(work.connection, user_id=user_id)
 
     def latest(self, caller: Caller, subscription_id: int) -> list[LatestReading]:
         """The latest reading of each metric, in the subscription's order; nulls for one that is unavailable."""
@@ -285,3 +291,8 @@ def readable_by_owner(connection: Connection, subscription_id: int) -> dict[int,
     return facility.readable_metrics(
         connection, owner, store.metric_ids_of(connection, [subscription_id])[subscription_id]
     )
+
+
+def count(connection: Connection, *, user_id: int | None = None) -> int:
+    """How many there are, or how many a user has; nobody's rights are asked."""
+    return store.count(connection, user_id=user_id)

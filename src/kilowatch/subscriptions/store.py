@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from kilowatch.auth.model import Principal, UserRow
 from kilowatch.kit.db import columns, fetch_all, fetch_one
@@ -23,6 +23,14 @@ def page_subscriptions(connection: Connection, user_id: int, page: PageRequest) 
 def find_subscription(connection: Connection, user_id: int, subscription_id: int) -> StoredSubscription | None:
     statement = select(*_SUBSCRIPTION).where(SubscriptionRow.id == subscription_id, SubscriptionRow.user_id == user_id)
     return fetch_one(connection, statement, StoredSubscription)
+
+
+def count(connection: Connection, *, user_id: int | None = None) -> int:
+    """All of them, or those of a user."""
+    statement = select(func.count()).select_from(SubscriptionRow)
+    if user_id is not None:
+        statement = statement.where(SubscriptionRow.user_id == user_id)
+    return connection.execute(statement).scalar_one()
 
 
 def owned(connection: Connection, user_id: int, subscription_ids: Sequence[int]) -> set[int]:

@@ -102,6 +102,16 @@ class PutWebhook(Webhook, frozen=True, kw_only=True):
     ]
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """How many webhooks are in which state, and how long the worst of them is waiting."""
+
+    active: int
+    retrying: int
+    disabled: int
+    pending: Annotated[int, msgspec.Meta(description="Deliveries that are not taken yet.")]
+    failing_since: Annotated[datetime | None, msgspec.Meta(description="Of the one that fails for longest.")]
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """A batch of readings that was posted, or is to be."""
 

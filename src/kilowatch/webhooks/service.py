@@ -5,16 +5,18 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import Connection
 
+from kilowatch.auth.model import Work
 from kilowatch.auth.rights import require_scope
-from kilowatch.auth.service import Caller, Gate, Work
+from kilowatch.auth.service import Caller, Gate
 from kilowatch.errors import NotFound, invalid
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.live.feed import Feed
 from kilowatch.subscriptions.service import require_own
 from kilowatch.webhooks import store
 from kilowatch.webhooks.addresses import Addresses, BadTarget, Target
-from kilowatch.webhooks.model import KEPT_FOR, Delivery, PutWebhook, StoredWebhook, Webhook
+from kilowatch.webhooks.model import KEPT_FOR, Backlog, Delivery, PutWebhook, StoredWebhook, Webhook
 from kilowatch.webhooks.signing import new_nonce, secret_of
 
 _LOOK_UP_WITHIN_S = 5
@@ -142,3 +144,8 @@ def _shown(webhook: StoredWebhook) -> Webhook:
         webhook.created_at,
         webhook.updated_at,
     )
+
+
+def backlog(connection: Connection) -> Backlog:
+    """How webhooks are doing; nobody's rights are asked."""
+    return store.backlog(connection)

@@ -9,12 +9,20 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from kilowatch.kit.db import columns, fetch_all, fetch_one
 from kilowatch.kit.paging import PageRequest
 from kilowatch.subscriptions.model import SubscriptionMetricRow
-from kilowatch.webhooks.model import KEPT_DELIVERIES, KEPT_FOR, Delivery, DeliveryRow, StoredWebhook, WebhookRow
+from kilowatch.webhooks.model import (
+    KEPT_DELIVERIES,
+    KEPT_FOR,
+    Backlog,
+    Delivery,
+    DeliveryRow,
+    StoredWebhook,
+    WebhookRow,
+)
 
 _WEBHOOK = columns(WebhookRow, StoredWebhook)
 _DELIVERY = columns(DeliveryRow, Delivery)
@@ -65,6 +73,20 @@ def change_webhook(connection: Connection, webhook_id: int, values: dict[str, An
 
 def delete_webhook(connection: Connection, webhook_id: int) -> None:
     connection.execute(delete(WebhookRow).where(WebhookRow.id == webhook_id))
+
+
+def backlog(connection: Connection) -> Backlog:
+    by_status = select(WebhookRow.status, func.count()).group_by(WebhookRow.status)
+    counts: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_status)}
+    pending = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.status == "pending")
+    longest = select(func.min(WebhookRow.failing_since)).where(WebhookRow.status == "retrying")
+    return Backlog(
+        active=counts.get("active", 0),
+        retrying=counts.get("retrying", 0),
+        disabled=counts.get("disabled", 0),
+        pending=connection.execute(pending).scalar_one(),
+        failing_since=connection.execute(longest).scalar(),
+    )
 
 
 # ── claims ──

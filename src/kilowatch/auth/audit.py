@@ -1,26 +1,27 @@
-"""The audit log: who changed what at a site, written in the transaction of the change."""
+"""The audit log: who changed what, written in the transaction of the change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import Connection
 
-from kilowatch.auth.service import Work
-from kilowatch.facility import store
-from kilowatch.facility.model import AuditAction
+from kilowatch.auth import store
+from kilowatch.auth.model import AuditAction, AuditEntry, AuditFilter, Work
+from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.kit.timespan import from_ms
 
 _LONGEST_TEXT = 200
 
 
-def record(work: Work, site_id: int, action: AuditAction, what: str, details: dict[str, Any]) -> int:
-    """Write an entry about `what` (`site`, `site/device` or `site/device/key`); its id."""
+def record(work: Work, site_id: int | None, action: AuditAction, what: str, details: dict[str, Any]) -> int:
+    """Write an entry about `what` (`site`, `site/device`, `site/device/key`, or a user's email); its id."""
     (entry_id,) = record_all(work, action, [(site_id, what, details)])
     return entry_id
 
 
-def record_all(work: Work, action: AuditAction, entries: Iterable[tuple[int, str, dict[str, Any]]]) -> list[int]:
+def record_all(work: Work, action: AuditAction, entries: Iterable[tuple[int | None, str, dict[str, Any]]]) -> list[int]:
     """Write an entry for each site's id, what it is about, and details; their ids."""
     who = work.who
     author: dict[str, Any] = {
@@ -38,12 +39,35 @@ def record_all(work: Work, action: AuditAction, entries: Iterable[tuple[int, str
 
 
 def record_changes(
-    work: Work, site_id: int, action: AuditAction, what: str, *, before: msgspec.Struct, after: msgspec.Struct
+    work: Work,
+    site_id: int | None,
+    action: AuditAction,
+    what: str,
+    *,
+    before: msgspec.Struct,
+    after: msgspec.Struct,
+    more: dict[str, Any] | None = None,
 ) -> None:
-    """Write an entry with each field that has another value now; none if there is no such field."""
+    """Write an entry with each field that has another value now, and what there is to tell besides; none if nothing."""
     changes = _changes(_flat(before), _flat(after))
-    if changes:
-        record(work, site_id, action, what, {"changes": changes})
+    details = ({"changes": changes} if changes else {}) | (more or {})
+    if details:
+        record(work, site_id, action, what, details)
+
+
+def complete(connection: Connection, entry_id: int, details: dict[str, Any]) -> None:
+    """Write what is known only now into an entry."""
+    store.complete_audit(connection, entry_id, details)
+
+
+def take_back(connection: Connection, entry_ids: Sequence[int]) -> None:
+    """What the entries tell of did not happen after all."""
+    store.delete_audit(connection, entry_ids)
+
+
+def page_of_log(connection: Connection, page: PageRequest, wanted: AuditFilter) -> Page[AuditEntry]:
+    """The newest entry first; nobody's rights are asked."""
+    return page_of(store.page_audit(connection, page, wanted), page, id_of=lambda entry: entry.id)
 
 
 def span(first_ms: int, last_ms: int, *names: str) -> dict[str, str]:
