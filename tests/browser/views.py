@@ -67,10 +67,11 @@ VIEWS = (
 )
 NOT_PAGES = {
     "/": "sends on",
-    "/static/{name    "/sites/cards": "a part of a page",
+    "/static/{name}": "files",
+    "/sites/cards": "a part of a page",
     "/sites/{site_id}/now": "a part of a page",
     "/sites/{site_id}/today": "a part of a page",
-}": "files",
+    "/explore/metrics": "a part of a page",
 }
 
 
