@@ -74,7 +74,7 @@ class Portfolio:
             found.sort(key=_RANKS[order])  # which keeps the names' order among equals
             chosen = _Slice.of(len(found), page, size)
             rows = found[chosen.items]
-        return Overview(rows, chosen.count, chosen.page, chosen.pages, countries)
+        return Overview(rows, chosen.found, chosen.page, chosen.pages, countries)
 
     def _now(self, caller: Caller, sites: Sequence[Site]) -> list[SiteNow]:
         live = self._balances.flows(caller, [site.id for site in sites])
@@ -86,7 +86,7 @@ class _Slice(NamedTuple):
     """Which part of so many is on a page."""
 
     items: slice
-    count: int
+    found: int
     page: int
     pages: int
 

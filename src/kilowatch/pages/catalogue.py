@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
-from kilowatch.errors import Conflict, Fault, Invalid, KilowatchError, NotFound, Stale
+from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, said
 from kilowatch.facility.kinds import KINDS, Kind
 from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, Metric, Site
 from kilowatch.facility.routes import CatalogueService
@@ -22,12 +22,14 @@ from kilowatch.pages.forms import (
     Field,
     Form,
     Group,
+    changed,
     checked,
     fields_of,
     lines_of,
     nested,
     plain,
     properties_in,
+    status_of,
     without_empty,
 )
 from kilowatch.pages.rendering import go_to, language_of, render
@@ -136,7 +138,7 @@ def _device_values(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     if kind.key == "generic":
         properties, unread = properties_in(body.get("properties") or "")
         if unread is not None:
-            detail = f"Each line is `name: value`; this one is not: {unread}"
+            detail = said("Each line is `name: value`; this one is not: %(line)s", line=unread)
             raise Invalid(detail, faults=(Fault("/properties", detail),))
         return body | {"properties": properties}
     return body | {"properties": nested(values, _PROPERTIES)}
@@ -199,7 +201,7 @@ def create_device(
         )
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _new_device_page(request, site, kind, wrong, status=_status(error))
+        return _new_device_page(request, site, kind, wrong, status=status_of(error))
     text = language_of(request).texts.gettext("The device %(name)s was added.") % {"name": device.name}
     return go_to(request, f"/devices/{device.id}", flash=text)
 
@@ -248,7 +250,7 @@ def change_device(
     form = _device_form(kind, is_new=False)
     version = sent.get("version", "")
     try:
-        changes = _changed(form.read(sent), stored, form)
+        changes = changed(form.read(sent), stored, form)
         body = _device_values(kind, changes)
         if kind.key == "generic" and "properties" in changes:
             # those whose lines were removed are to go
@@ -263,7 +265,7 @@ def change_device(
         return _device_form_page(request, catalogue, who, device, kept, status=_STALE)
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _device_form_page(request, catalogue, who, device, wrong, status=_status(error), version=version)
+        return _device_form_page(request, catalogue, who, device, wrong, status=status_of(error), version=version)
     return go_to(request, f"/devices/{device_id}", flash=language_of(request).texts.gettext("The changes were saved."))
 
 
@@ -395,7 +397,7 @@ def create_metric(
         metric = catalogue.create_metric(who.credential, device_id, values, once=once_of(request, sent))
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _metric_page(request, catalogue, who, device, None, wrong, status=_status(error))
+        return _metric_page(request, catalogue, who, device, None, wrong, status=status_of(error))
     text = language_of(request).texts.gettext("The metric %(name)s was added.") % {"name": metric.name}
     return go_to(request, f"/devices/{device_id}", flash=text)
 
@@ -422,14 +424,16 @@ async def change_metric(
         device = catalogue.get_device(who.credential, metric.device_id, to_change=True)
         form, stored = _metric_form(is_new=False), msgspec.structs.asdict(metric)
         try:
-            changes = checked(MetricChange, _changed(form.read(sent), stored, form)).model_dump(exclude_unset=True)
+            changes = checked(MetricChange, changed(form.read(sent), stored, form)).model_dump(exclude_unset=True)
             catalogue.change_metric(who.credential, metric_id, changes, if_match=_version(sent))
         except Stale:
             return _metric_page(request, catalogue, who, device, metric, form.typed(sent).beside(stored), status=_STALE)
         except (Invalid, Conflict) as error:
             wrong = form.typed(sent).wrong(error, language_of(request))
             version = sent.get("version", "")
-            return _metric_page(request, catalogue, who, device, metric, wrong, status=_status(error), version=version)
+            return _metric_page(
+                request, catalogue, who, device, metric, wrong, status=status_of(error), version=version
+            )
         text = language_of(request).texts.gettext("The changes were saved.")
         return go_to(request, f"/devices/{device.id}", flash=text)
 
@@ -471,16 +475,3 @@ async def delete_metric(
     except Stale:
         return _look_again(request)
     return go_to(request, f"/devices/{metric.device_id}", flash=_told_deletion(request, metric.name, gone))
-
-
-# ── what forms say ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _changed(values: dict[str, Any], stored: dict[str, Any], form: Form) -> dict[str, Any]:
-    """Of what was sent that which is not stored already."""
-    before = {field.name: field.read(text) for field in form.holding(stored).fields for text in (field.value,)}
-    return {name: value for name, value in values.items() if value != before[name]}
-
-
-def _status(error: KilowatchError) -> int:
-    return 409 if isinstance(error, Conflict) else 422

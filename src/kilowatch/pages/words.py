@@ -8,6 +8,8 @@ from datetime import datetime
 from importlib.resources import as_file, files
 from zoneinfo import ZoneInfo
 
+from kilowatch.errors import Said
+
 _TEXTS = files("kilowatch") / "pages" / "texts"
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
@@ -30,6 +32,10 @@ IN_SCRIPTS = (
     DAYS_AGO,
     N_("Live values have ended; load the page again."),
     N_("The connection is lost; values are as of before. Trying again …"),
+    N_("Arrows move, + and - zoom, Home shows the whole window, Shift with arrows reads values."),
+    N_("Chart: %(what)s"),
+    N_("There are more readings than are shown here; zoom in."),
+    N_("The values can't be loaded; try again."),
 )
 """The texts that scripts show; the layout hands them over (web/src/texts.ts)."""
 
@@ -44,6 +50,21 @@ class Language:
     def told(self, text: str) -> str:
         """A text of ours in this language; any other as it is."""
         return self.texts.gettext(text) if text else ""
+
+    def said(self, message: str) -> str:
+        """A message of a service in this language; in English where nobody translated it."""
+        if isinstance(message, Said):
+            return self.texts.gettext(message.text) % message.values if message.values else self.told(message.text)
+        return self.told(message)
+
+    def bytes(self, count: int) -> str:
+        """With the unit that suits its size: 52.4 MB."""
+        size, unit = float(count), "B"
+        for larger in ("kB", "MB", "GB", "TB"):
+            if size < 1000:
+                break
+            size, unit = size / 1000, larger
+        return f"{self._spelt(f'{size:.0f}' if unit == 'B' or size >= 100 else f'{size:.1f}')} {unit}"
 
     def number(self, value: float) -> str:
         """With as many decimals as its size asks for: 0.05, 3.20, 123.4, 45 678."""
