@@ -91,10 +91,10 @@ class TestSites:
         page.clock.install()
         page.goto("/sites?q=home-&order=production")
         card = page.locator(".card", has=page.locator(f"a[href='/sites/{home.id}']"))
-        expect(card).to_contain_text("Production 4.00 kW")
+        expect(card).to_contain_text("Production4.00 kW")
         read(home, 0, pv_array=5)
         page.clock.run_for(16_000)
-        expect(card).to_contain_text("Production 5.00 kW")
+        expect(card).to_contain_text("Production5.00 kW")
 
     def test_are_reached_from_the_map_by_keys(self, sign_in: SignIn, server: Served) -> None:
         home = a_home(server)
