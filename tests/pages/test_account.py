@@ -10,7 +10,8 @@ NEW = "a new password"
 
 @pytest.fixture
 def browser(world: World) -> Browser:
-    return browser_of(world, world.standard)
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:133.0) Gecko/20100101 Firefox/133.0"
+    return browser_of(world, world.standard, **{"User-Agent": agent})
 
 
 def is_signed_in(browser: Browser) -> bool:
