@@ -69,6 +69,7 @@ MATRIX = {
     "GET /account/keys/{key_id}/delete": ITS_OWNER,
     "POST /account/keys/{key_id}/delete": "sign-in 404 404 404 303 404",
 }
+PARTS_OF_PAGES = ["GET /explore/metrics"]
 WITH_A_SESSION = [page for page, row in MATRIX.items() if row.startswith("sign-in")]
 POSTS = [page for page in WITH_A_SESSION if page.startswith("POST ")]
 WITH_AN_ID = [page for page in WITH_A_SESSION if "_id}" in page]
@@ -184,7 +185,8 @@ def test_each_role_may_do_what_the_matrix_says(sessions: Sessions, page: str) ->
         is_first_page = page == "GET /" and answer.location == "/sign-in"
         is_first_page |= page == "POST /sign-out" and role == "anonymous" and answer.location.startswith("/sign-in")
         got[role] = "sign-in" if sent_to_sign_in or is_first_page else str(answer.status)
-        if answer.status != 303 and "static" not in page:
+        is_whole = answer.status != 303 and "static" not in page
+        if is_whole and not (answer.status == 200 and page in PARTS_OF_PAGES):
             assert answer.faults_of_structure() == [], (role, page)
     assert got == expected
 
@@ -346,7 +348,8 @@ def test_no_nonsense_in_a_form_is_an_error_of_ours(sessions: Sessions, page: str
     """Each field in turn says each thing; the answer is a page that says what is wrong, or does it."""
     target = Target.make(sessions.world)
     path = page.split(" ")[1].format(**vars(target))
-    browser = browser_of(sessions.world, sessions.world.admin)
+    is_ones_own = "{subscription_id}" in page
+    browser = browser_of(sessions.world, sessions.world.technician if is_ones_own else sessions.world.admin)
     has_a_page = page.replace("POST", "GET") in MATRIX
     form = browser.get(path).fields(path) if has_a_page else {}
     right = form | fields_for(page, target, sessions.world.admin) | browser.get("/account").fields("/sign-out")
