@@ -1,9 +1,10 @@
 // Latest values that go on with what arrives: `data-latest="7"` holds a metric's value and `data-unit` its unit,
-// `data-age-of="7"` how long ago it was read.
+// `data-age-of="7"` how long ago it was read, `data-time-of="7"` when that was, in the zone of `data-zone`.
 
 import { age } from "./ages";
 import type { Reading } from "./live";
 import { number } from "./numbers";
+import { moment } from "./zones";
 
 export function showLatest(reading: Reading): void {
   const value = document.querySelector<HTMLElement>(`[data-latest="${reading.metric_id}"]`);
@@ -23,4 +24,6 @@ export function showLatest(reading: Reading): void {
   told.dataset.age = "";
   told.textContent = age((Date.now() - read) / 1000);
   time.replaceChildren(told);
+  const when = document.querySelector<HTMLElement>(`[data-time-of="${reading.metric_id}"]`);
+  if (when) when.textContent = moment(read, when.dataset.zone ?? "UTC");
 }
