@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 
@@ -59,6 +60,14 @@ def _quick_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secrets, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """As the application logs them; structlog's default takes seconds for one, and a server waits for it."""
+    *_, last = structlog.get_config()["processors"]
+    assert isinstance(last, structlog.dev.ConsoleRenderer)
+    last.exception_formatter = structlog.dev.plain_traceback
 
 
 # ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────────

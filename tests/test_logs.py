@@ -34,3 +34,28 @@ def test_lines_of_ours_and_of_libraries_have_one_form(tmp_path: Path, level: str
     assert [line["event"] for line in lines] == events
     assert {line["request_id"] for line in lines} == {"abc"}
     assert all({"level", "timestamp"} <= line.keys() for line in lines)
+
+
+def test_a_terminal_shows_where_an_error_was_and_no_variables(tmp_path: Path) -> None:
+    code = (
+        CODE
+        + """
+def fail():
+    password = "hunter" + "2"
+    raise RuntimeError("broken")
+try:
+    fail()
+except RuntimeError as error:
+    structlog.get_logger("kilowatch").error("unforeseen", exc_info=error)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path, log_format="console"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "RuntimeError: broken" in done.stderr
+    assert "in fail" in done.stderr
+    assert "hunter2" not in done.stderr

@@ -5,7 +5,9 @@ One browser and one server a worker; a test has a context (cookies, storage) of 
 """
 
 import re
+import uuid
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,31 +30,52 @@ def chromium() -> Iterator[Chromium]:
         yield chromium
 
 
+class Serve(Protocol):
+    def __call__(self, **settings: Any) -> Served: ...
+
+
 @pytest.fixture(scope="session")
 def server(history_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The one that tests share: who changes something makes a site for it."""
-    with served_world(_settings(history_directory, tmp_path_factory)) as server:
+    with served_world(_settings(history_directory, tmp_path_factory.mktemp("served"))) as server:
         yield server
 
 
 @pytest.fixture
-def own_server(history_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One for a test that moves its clock, or breaks it."""
-    with served_world(_settings(history_directory, tmp_path_factory)) as server:
-        yield server
+def serve(history_directory: Path, tmp_path: Path) -> Iterator[Serve]:
+    """Starts a server for a test that needs other settings."""
+    with ExitStack() as started:
+        yield lambda **settings: started.enter_context(served_world(_settings(history_directory, tmp_path, **settings)))
 
 
-def _settings(history_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(
-        data_dir=tmp_path_factory.mktemp("served") / "var",
-        history_url=f"chdb://{history_directory}?database={_unique('served')}",
-        history_sync=False,
-        history_threads=2,
-        login_attempts=100_000,
-        webhook_requests=0,
-        secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
-        log_level="error",
-    )
+@pytest.fixture
+def own_server(serve: Serve) -> Served:
+    """One for a test that moves its clock."""
+    return serve()
+
+
+@pytest.fixture
+def site(server: Served) -> int:
+    """The id of a site, `Place`, of the test's own, where technician and standard have their roles."""
+    world = server.world
+    site_id = world.site(f"place-{uuid.uuid4().hex[:12]}", name="Place")
+    for role in ("standard", "technician"):
+        world.grant(getattr(world, role), site_id, role)
+    return site_id
+
+
+def _settings(history_directory: Path, directory: Path, **more: Any) -> Settings:
+    usual = {
+        "data_dir": directory / "var",
+        "history_url": f"chdb://{history_directory}?database={_unique('served')}",
+        "history_sync": False,
+        "history_threads": 2,
+        "login_attempts": 100_000,
+        "webhook_requests": 0,
+        "secret_key": SECRET_KEY,
+        "log_level": "error",
+    }
+    return Settings.model_validate(usual | more)
 
 
 @pytest.fixture

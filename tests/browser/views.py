@@ -75,6 +75,9 @@ VIEWS = (
 NOT_PAGES = {
     "/": "sends on",
     "/static/{name}": "files",
+    "/sites/cards": "a part of a page",
+    "/sites/{site_id}/now": "a part of a page",
+    "/sites/{site_id}/today": "a part of a page",
     "/explore/metrics": "a part of a page",
 }
 

@@ -75,8 +75,10 @@ class Visitors:
         folder.mkdir(parents=True, exist_ok=True)
         left = []
         for number, page in enumerate(self._pages):
-            left.append(folder / f"{name}-{number}.png")
-            page.screenshot(path=left[-1], full_page=True)
+            path = folder / f"{name}-{number}.png"
+            with contextlib.suppress(Error):  # a page that hangs has no picture, but a log
+                page.screenshot(path=path, full_page=True)
+                left.append(path)
         left.append(folder / f"{name}.log")
         left[-1].write_text("\n".join([*self._watch.console, *self._watch.faults, ""]))
         return left

@@ -119,7 +119,7 @@ class TestDevice:
         assert technician.get(f"/devices/{device['id']}").heading == evil
         gone = technician.follow(technician.submit(f"/devices/{device['id']}/delete"))
         assert evil in gone.flash
-        assert "<script" not in gone.answer.text
+        assert evil.split("'", maxsplit=1)[0] not in gone.answer.text
 
 
 class TestAddDevice:

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from kilowatch.auth.model import ALL_SCOPES, Role, Scope
 from kilowatch.kit.schemas import Body
-from kilowatch.kit.text import MAX_ID, Flag, Name, Time, Whole
+from kilowatch.kit.text import MAX_ID, Flag, Name, Time, number_only
 
 
 def _caseless(value: object) -> object:
@@ -65,7 +65,9 @@ class ApiKeyIn(Body):
         max_length=3,
         description="`read` looks, `write` changes the catalogue, `ingest` sends readings.",
     )
-    site_id: Whole | None = Field(None, ge=1, le=MAX_ID, description="Only this site, if given.")
+    site_id: Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(number_only)] | None = Field(
+        None, description="Only this site, if given."
+    )
     expires_at: Time | None = None
 
 

@@ -27,8 +27,8 @@ DeviceKind = Literal[
     "generic",
 ]
 
-Positive = Annotated[Number, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Share = Annotated[Number, Field(gt=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), BeforeValidator(number_only)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(number_only)]
 
 
 class Properties(BaseModel):

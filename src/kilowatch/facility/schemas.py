@@ -17,9 +17,9 @@ from pydantic import (
 from kilowatch.facility.kinds import DeviceKind
 from kilowatch.facility.model import Interval, Source
 from kilowatch.facility.quantities import GAUGE_MAX_GAP_S, QUANTITIES, Behaviour
-from kilowatch.kit import text, timespan, units
+from kilowatch.kit import timespan, units
 from kilowatch.kit.schemas import Body
-from kilowatch.kit.text import Flag, Key, Line, Name, Notes, Number, Slug, Whole, name_from, number_only
+from kilowatch.kit.text import Flag, Key, Line, Name, Notes, Number, Slug, day_only, name_from, number_only
 
 
 def _known_quantity(value: str) -> str:
@@ -33,13 +33,15 @@ QuantityName = Annotated[
 ]
 Unit = Annotated[str, StringConstraints(min_length=1, max_length=units.MAX_UNIT_LENGTH)]
 Finite = Annotated[Number, Field(allow_inf_nan=False)]
-Latitude = Annotated[Number, Field(ge=-90, le=90, allow_inf_nan=False)]
-Longitude = Annotated[Number, Field(ge=-180, le=180, allow_inf_nan=False)]
+Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False), BeforeValidator(number_only)]
+Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False), BeforeValidator(number_only)]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
-Day = Annotated[text.Day, Field(ge=date(1900, 1, 1), le=date(2199, 12, 31))]
+Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2199, 12, 31)), BeforeValidator(day_only)]
 MaxGap = Annotated[
-    Whole, Field(ge=1, le=366 * 86_400, description="How long a value is believed, in seconds; null: until the next.")
+    int,
+    Field(ge=1, le=366 * 86_400, description="How long a value is believed, in seconds; null: until the next."),
+    BeforeValidator(number_only),
 ]
 
 

@@ -9,6 +9,11 @@ import structlog
 from kilowatch.config import Settings
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    """With plain tracebacks: those of rich show the variables' values, passwords too, and take seconds."""
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
 def configure_logging(settings: Settings) -> None:
     """Send structlog's and the standard library's records through one formatter to standard error."""
     as_json = settings.log_format == "json" or (
@@ -20,7 +25,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else _console()
     tail: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:
         tail.append(structlog.processors.format_exc_info)

@@ -6,7 +6,7 @@ Values of JSON keep their types: `"1"` and `true` are no numbers, `1` is neither
 
 import re
 import unicodedata
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Strict, StringConstraints
@@ -27,7 +27,7 @@ def number_only(value: object) -> object:
     return value
 
 
-def _day(value: object) -> object:
+def day_only(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
         raise ValueError("Input should be a date, such as 2024-05-01")
     return value
@@ -47,9 +47,10 @@ def _utc(value: datetime) -> datetime:
 
 
 Flag = Annotated[bool, Strict()]
+# A limit of a type stands before the validator, `Annotated[int, Field(ge=1), BeforeValidator(number_only)]`; behind it
+# the JSON Schema would not have the limit, and no form either.
 Whole = Annotated[int, BeforeValidator(number_only)]
 Number = Annotated[float, BeforeValidator(number_only)]
-Day = Annotated[date, BeforeValidator(_day)]
 Time = Annotated[AwareDatetime, BeforeValidator(_time), AfterValidator(_utc)]
 
 MAX_ID = 2**31 - 1

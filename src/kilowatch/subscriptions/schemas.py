@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from kilowatch.kit.schemas import Body
-from kilowatch.kit.text import MAX_ID, Name, Whole
+from kilowatch.kit.text import MAX_ID, Name, number_only
 
 MAX_METRICS = 10_000
 
-MetricId = Annotated[Whole, Field(ge=1, le=MAX_ID)]
+MetricId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(number_only)]
 MetricIdList = Annotated[
     list[MetricId],
     Field(min_length=1, max_length=MAX_METRICS, description="Ids of metrics, each once, in the order they are wanted."),
