@@ -73,7 +73,7 @@ openapi: $(RUN_STAMP) ## Write openapi.json
 TEXTS := src/kilowatch/pages/texts
 .PHONY: texts
 texts: $(DEV_STAMP) ## Bring the pages' texts (src/kilowatch/pages/texts) up to date, and compile them
-	$(BIN)/pybabel -q extract -F $(TEXTS)/babel.cfg -k N_ --no-location --sort-output -o texts.pot.tmp src/kilowatch/pages
+	$(BIN)/pybabel -q extract -F $(TEXTS)/babel.cfg -k N_ -k said --no-location --sort-output -o texts.pot.tmp src/kilowatch
 	$(BIN)/pybabel -q update -D kilowatch -i texts.pot.tmp -d $(TEXTS) --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date -w 120
 	$(BIN)/pybabel -q compile -D kilowatch -d $(TEXTS)
 	@rm texts.pot.tmp

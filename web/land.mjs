@@ -12,7 +12,7 @@ export function land(path) {
   const lines = arcs.map((arc) => absolute(arc, transform));
   const rings = objects.land.geometries.flatMap((geometry) => polygons(geometry).flat());
   const paths = rings
-    .map((ring) => joined(ring, lines))
+    .flatMap((ring) => unrolled(joined(ring, lines)))
     .filter((points) => Math.abs(area(points)) >= LEAST_AREA_DEG2)
     .map((points) => spelt(simplified(points)))
     .join("");
@@ -39,6 +39,25 @@ function absolute(arc, { scale, translate }) {
 /** The points of a ring of arcs; `~number` is an arc backwards. */
 function joined(ring, lines) {
   return ring.flatMap((number) => (number < 0 ? lines[~number].toReversed() : lines[number]).slice(0, -1));
+}
+
+/** Without jumps over the 180th meridian: what reaches over it is there on both sides, and what is around a pole is closed there. */
+function unrolled(points) {
+  let turn = 0;
+  const steady = points.map(([x, y], place) => {
+    if (place > 0) turn += 360 * Math.round((points[place - 1][0] - x) / 360);
+    return [x + turn, y];
+  });
+  const around = turn + 360 * Math.round((points.at(-1)[0] - points[0][0]) / 360);
+  if (around !== 0) {
+    const pole = steady[0][1] < 0 ? -90 : 90;
+    steady.push([steady[0][0] + around, steady[0][1]], [steady[0][0] + around, pole], [steady[0][0], pole]);
+  }
+  const xs = steady.map(([x]) => x);
+  const copies = [0];
+  if (Math.max(...xs) > 180) copies.push(-360);
+  if (Math.min(...xs) < -180) copies.push(360);
+  return copies.map((shift) => steady.map(([x, y]) => [x + shift, y]));
 }
 
 function area(points) {

@@ -67,7 +67,10 @@ VIEWS = (
 )
 NOT_PAGES = {
     "/": "sends on",
-    "/static/{name}": "files",
+    "/static/{name    "/sites/cards": "a part of a page",
+    "/sites/{site_id}/now": "a part of a page",
+    "/sites/{site_id}/today": "a part of a page",
+}": "files",
 }
 
 

@@ -60,13 +60,17 @@ class Page:
         told = [part for part in control.get("aria-describedby", "").split() if part.endswith("-error")]
         return self.text(f"//*[@id='{told[0]}']")
 
-    def faults_of_structure(self) -> list[str]:
-        """What any page must have: one heading of the first rank, a title, a language, a name for each control."""
+    def faults_of_structure(self, *, is_part: bool = False) -> list[str]:
+        """What any page must have: one heading of the first rank, a title, a language, a name for each control.
+
+        A part of a page has neither title nor heading of the first rank.
+        """
         faults = []
-        if len(self.tree.xpath("//h1")) != 1:
+        if len(self.tree.xpath("//h1")) != (0 if is_part else 1):
             faults.append(f"{len(self.tree.xpath('//h1'))} h1")
-        if not self.text("//title") or not self.tree.get("lang"):
-            faults.append("no title or language")
+        has_frame = bool(self.text("//head/title") and self.tree.get("lang"))
+        if has_frame == is_part:
+            faults.append("the frame of a page around a part" if is_part else "no title or language")
         ids = self.tree.xpath("//@id")
         faults += [f"id {name} twice" for name in set(ids) if ids.count(name) > 1]
         for control in self.tree.xpath("//input | //select | //textarea"):

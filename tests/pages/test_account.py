@@ -63,7 +63,7 @@ class TestSignIns:
     def test_are_listed_with_the_one_that_asks(self, world: World, browser: Browser) -> None:
         page = browser.get("/account")
         rows = [" ".join(row.itertext()).split() for row in page.tree.xpath("//tbody/tr")]
-        assert [row[:2] for row in rows] == [["a", "browser"], ["the", "API"]]
+        assert [row[:3] for row in rows] == [["Firefox", "·", "Linux"], ["a", "program", "API"]]
         assert [" ".join(row).count("this one") for row in rows] == [1, 0]
 
     def test_are_ended_but_for_this_one(self, world: World, browser: Browser) -> None:

@@ -24,10 +24,11 @@ def catalog(code: str) -> Catalog:
 
 
 def texts_in_the_code() -> set[str]:
-    methods = [("**.py", "python"), ("templates/**.html", "jinja2")]
-    options = {"templates/**.html": {"trimmed": "true", "newstyle_gettext": "true"}}
-    keywords = {"_": None, "gettext": None, "ngettext": (1, 2), "N_": None}
-    found = extract_from_dir(ROOM, methods, options, keywords)
+    templates = "pages/templates/**.html"
+    methods = [("**.py", "python"), (templates, "jinja2")]
+    options = {templates: {"trimmed": "true", "newstyle_gettext": "true"}}
+    keywords = {"_": None, "gettext": None, "ngettext": (1, 2), "N_": None, "said": None}
+    found = extract_from_dir(ROOM.parent, methods, options, keywords)
     return {text[0] if isinstance(text, tuple) else text for _, _, text, _, _ in found}
 
 

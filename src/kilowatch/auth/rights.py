@@ -7,7 +7,7 @@ from sqlalchemy.sql.expression import cast
 from sqlalchemy.types import String
 
 from kilowatch.auth.model import GrantRow, Principal, Role, Scope
-from kilowatch.errors import Forbidden
+from kilowatch.errors import Forbidden, said
 
 
 def visible(statement: Select[Any], who: Principal, site_id: Any) -> Select[Any]:
@@ -33,11 +33,13 @@ def require_scope(who: Principal, scope: Scope) -> None:
 
 def require_technician(role: Role) -> None:
     if role != "technician":
-        raise Forbidden("Only a technician of this site may change it; your role here is `standard`, which reads.")
+        raise Forbidden(
+            said("Only a technician of this site may change it; your role here is `standard`, which reads.")
+        )
 
 
 def require_admin(who: Principal) -> None:
     if not who.is_admin:
-        raise Forbidden("Only an administrator may do this.")
+        raise Forbidden(said("Only an administrator may do this."))
     if who.only_site_id is not None:
         raise Forbidden("This API key is for one site; administration needs a sign-in, or a key without a site.")

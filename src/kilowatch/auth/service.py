@@ -53,17 +53,17 @@ _SEEN_EVERY = timedelta(minutes=5)
 
 class NoSuchUser(NotFound):
     def __init__(self) -> None:
-        super().__init__("There is no such user.")
+        super().__init__(said("There is no such user."))
 
 
 class NoSuchApiKey(NotFound):
     def __init__(self) -> None:
-        super().__init__("There is no such API key.")
+        super().__init__(said("There is no such API key."))
 
 
 class LastAdministrator(Conflict):
     def __init__(self) -> None:
-        super().__init__("This is the last administrator; make another user one first.")
+        super().__init__(said("This is the last administrator; make another user one first."))
 
 
 class StaleUser(Stale):
@@ -73,7 +73,7 @@ class StaleUser(Stale):
 
 class BadCredentials(Unauthenticated):
     def __init__(self) -> None:
-        super().__init__("The email or the password is wrong.")
+        super().__init__(said("The email or the password is wrong."))
 
 
 class Seen(NamedTuple, Generic[T]):
@@ -263,11 +263,11 @@ class SignIns:
             before = store.password_hash_of(work.connection, who.user_id)
         attempts = self._count_attempt(who.email, address, work.now)
         if not secrets.password_matches(old, before):
-            raise invalid("old", "This is not your password.")
+            raise invalid("old", said("This is not your password."))
         password_hash = secrets.hash_password(new)
         with self._gate.writing(caller) as work:
             if store.password_hash_of(work.connection, who.user_id) != before:  # changed while it was checked
-                raise invalid("old", "This is not your password.")
+                raise invalid("old", said("This is not your password."))
             store.delete_attempts(work.connection, attempts)
             store.change_user(work.connection, who.user_id, {"password_hash": password_hash})
             store.end_sign_ins(work.connection, work.now, user_id=who.user_id, but_for=who.sign_in_id)
@@ -331,7 +331,7 @@ class SignIns:
             if any(counts.get(subject, 0) >= limit for subject, limit in most.items()):
                 minutes = int(ATTEMPT_WINDOW.total_seconds()) // 60
                 raise TooMany(
-                    f"Too many failed sign-ins; try again in {minutes} minutes.",
+                    said("Too many failed sign-ins; try again in %(minutes)d minutes.", minutes=minutes),
                     retry_after_s=int(ATTEMPT_WINDOW.total_seconds()),
                 )
             return store.add_attempts(connection, list(most), now)
@@ -347,6 +347,11 @@ class Accounts:
 
     def me(self, caller: Caller) -> Me:
         return self._gate.seeing(caller, _me, None).found
+
+    def require_administrator(self, caller: Caller) -> None:
+        """Raises `Forbidden` for everyone else."""
+        with self._gate.reading(caller) as work:
+            require_admin(work.who)
 
     # ── users ──
 
@@ -517,7 +522,7 @@ def put_grant(connection: Connection, user_id: int, site_id: int, role: Role) ->
 
 def delete_grant(connection: Connection, user_id: int, site_id: int) -> None:
     if not store.delete_grant(connection, user_id, site_id):
-        raise NotFound("This user has no grant at this site.")
+        raise NotFound(said("This user has no grant at this site."))
 
 
 def grant_of(connection: Connection, user_id: int, site_id: int) -> tuple[str, Role | None]:
@@ -573,7 +578,7 @@ def _refuse_stale(user: User, if_match: str | None) -> None:
 
 def _refuse_taken_email(connection: Connection, email: str) -> None:
     if store.find_user_by_email(connection, email) is not None:
-        raise conflict("email", "There is a user with this email already.")
+        raise conflict("email", said("There is a user with this email already."))
 
 
 def _keep_an_administrator(connection: Connection, user_id: int) -> None:
@@ -583,13 +588,13 @@ def _keep_an_administrator(connection: Connection, user_id: int) -> None:
 
 def _signed_in(who: Principal) -> Principal:
     if who.sign_in_id is None:
-        raise Forbidden("An API key can't do this; sign in with a password.")
+        raise Forbidden(said("An API key can't do this; sign in with a password."))
     return who
 
 
 def _check_key(work: Work, *, site_id: int | None, expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= work.now:
-        raise invalid("expires_at", "This time has passed already.")
+        raise invalid("expires_at", said("This time has passed already."))
     if site_id is None:
         return
     seen = (
@@ -598,4 +603,4 @@ def _check_key(work: Work, *, site_id: int | None, expires_at: datetime | None) 
         else bool(store.grants_of_user(work.connection, work.who.user_id, only_site_id=site_id))
     )
     if not seen:
-        raise invalid("site_id", "There is no such site.")
+        raise invalid("site_id", said("There is no such site."))

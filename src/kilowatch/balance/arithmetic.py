@@ -11,6 +11,8 @@ N = TypeVar("N", float, Floats)
 
 _LEAST_KW = 0.0005
 """Links below half a watt are not told."""
+_LEAST_KWH = 1e-6
+"""Less is the rounding of sums: no share is told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ def links(*, pv: float, wind: float, battery: float, grid: float, consumption: f
 
 def self_consumption(*, production: float, exported: float) -> float | None:
     """The share of production that was not exported, 0 to 1; more may be exported, out of batteries."""
-    return None if production <= 0 else min(max(1 - exported / production, 0.0), 1.0)
+    return None if production < _LEAST_KWH else min(max(1 - exported / production, 0.0), 1.0)
 
 
 def autarky(*, consumption: float, imported: float) -> float | None:
     """The share of consumption that was not imported, 0 to 1; more may be imported, into batteries."""
-    return None if consumption <= 0 else min(max(1 - imported / consumption, 0.0), 1.0)
+    return None if consumption < _LEAST_KWH else min(max(1 - imported / consumption, 0.0), 1.0)

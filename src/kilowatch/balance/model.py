@@ -69,6 +69,7 @@ class Flow(msgspec.Struct, frozen=True):
     newest: Annotated[datetime | None, _meta("The time of the newest reading in it.")]
     stale: Annotated[bool, _meta("Whether a reading in it is older than it is believed, or missing.")]
     complete: Annotated[bool, _meta("Whether every device with a part in it has a reading.")]
+    metric_ids: Annotated[list[int], _meta("The metrics that it is made of: streams of them tell when it changes.")]
 
     @property
     def has_parts(self) -> bool:

@@ -38,8 +38,8 @@ class Overview(msgspec.Struct, frozen=True):
 class Portfolio:
     """All sites of a caller at once.
 
-    They are ordered by values of this moment, so all that fit are looked at for each page: from memory, a site
-    costs some tens of microseconds.
+    They are ordered by values of this moment, so all that fit are looked at for each page: out of memory, some tens of
+    microseconds a site.
     """
 
     def __init__(self, gate: Gate, balances: Balances) -> None:
@@ -80,14 +80,19 @@ def _sites(connection: Connection, who: Principal, words: str | None) -> list[Si
     return facility.visible_sites(connection, who, words=words)
 
 
-def _less(power: Power | None) -> float:
-    """The larger a power, the smaller; none at all comes last."""
-    return float("inf") if power is None or power.kw is None else -power.kw
+def _largest(power: Callable[[Flow], Power | None]) -> Callable[[SiteNow], float]:
+    """The largest first; sites that have none come last."""
+
+    def rank(row: SiteNow) -> float:
+        found = None if row.flow is None else power(row.flow)
+        return float("inf") if found is None or found.kw is None else -found.kw
+
+    return rank
 
 
 _RANKS: dict[Order, Callable[[SiteNow], float]] = {
     "name": lambda _: 0.0,
-    "production": lambda row: _less(row.flow and row.flow.production),
-    "consumption": lambda row: _less(row.flow and row.flow.consumption),
+    "production": _largest(lambda flow: flow.production),
+    "consumption": _largest(lambda flow: flow.consumption),
     "stale": lambda row: -row.health.stale,
 }

@@ -93,6 +93,7 @@ _FLOW = {
     "newest": "2026-01-05T12:00:00Z",
     "stale": False,
     "complete": True,
+    "metric_ids": [7, 9, 10, 14, 19, 24],
 }
 _BALANCE = {
     "site_id": 1,

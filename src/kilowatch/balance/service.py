@@ -30,7 +30,7 @@ from kilowatch.balance.model import (
     Sources,
     Uses,
 )
-from kilowatch.errors import invalid
+from kilowatch.errors import invalid, said
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Floats, LatestColumns, Milliseconds, Series, Stop
@@ -148,13 +148,15 @@ def _window(query: Query, zone: ZoneInfo, now: datetime) -> Window:
     if query.start is not None:
         start = from_ms(to_ms(timespan.parse_instant(query.start, pointer="start")))
         if start >= end:
-            raise invalid("start", "`start` is not in the past; without `end` the window ends now.", place="query")
+            raise invalid(
+                "start", said("`start` is not in the past; without `end` the window ends now."), place="query"
+            )
         return Window(start, end)
     # of a window without a start, the day that it ends in: at midnight the whole one before
     last = (end - timedelta(milliseconds=1)).astimezone(zone)
     midnight = datetime.combine(last.date(), clock_time(), zone).astimezone(UTC)
     if end <= timespan.EARLIEST:
-        raise invalid("end", f"`end` must be after {timespan.EARLIEST.year} began.", place="query")
+        raise invalid("end", said("`end` must be after %(year)d began.", year=timespan.EARLIEST.year), place="query")
     return Window(max(midnight, timespan.EARLIEST), end)
 
 
@@ -163,7 +165,7 @@ def _resolution(name: str | None, window: Window, zone: ZoneInfo) -> Resolution:
         return timespan.resolution_named(_WHOLE)
     if name == "raw":
         raise invalid(
-            "resolution", "A balance has no raw readings; choose `auto`, or one such as `15m`.", place="query"
+            "resolution", said("A balance has no raw readings; choose `auto`, or one such as `15m`."), place="query"
         )
     if name == "auto":
         return timespan.finest_resolution(window, zone, points=DEFAULT_POINTS)
@@ -248,6 +250,7 @@ def _flow(circuit: Circuit, newest: _Newest) -> Flow:
         newest=from_ms(max(timestamps)) if timestamps else None,
         stale=any(power.stale for power in powers.values()),
         complete=all(power.missing == 0 for power in powers.values()),
+        metric_ids=[meter.metric.id for meter in circuit.meters] + [charge.metric.id for charge in circuit.charges],
     )
 
 

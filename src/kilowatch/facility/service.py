@@ -57,6 +57,9 @@ log = structlog.get_logger("kilowatch.facility")
 _EVERYTHING = AuditFilter()
 _STRAGGLERS = timedelta(minutes=10)
 _MEANING = ("quantity", "unit", "behaviour")
+_OTHER_MEANING = said(
+    "The metric has readings, whose meaning this would change; make a new metric, or delete this one."
+)
 MOST_METRICS_ON_ARRIVAL = 200
 """Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
 
@@ -65,22 +68,24 @@ _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
 
 class NoSuchSite(NotFound):
     def __init__(self) -> None:
-        super().__init__("There is no such site.")
+        super().__init__(said("There is no such site."))
 
 
 class NoSuchDevice(NotFound):
     def __init__(self) -> None:
-        super().__init__("There is no such device.")
+        super().__init__(said("There is no such device."))
 
 
 class NoSuchMetric(NotFound):
     def __init__(self, name: str | None = None) -> None:
-        super().__init__("There is no such metric." if name is None else f"There is no metric {name!r}.")
+        super().__init__(
+            said("There is no such metric.") if name is None else said("There is no metric %(name)s.", name=repr(name))
+        )
 
 
 class StaleDevice(Stale):
     def __init__(self) -> None:
-        super().__init__("The device has changed since you read it; read it again and repeat your change.")
+        super().__init__(said("The device has changed since you read it; read it again and repeat your change."))
 
 
 class StaleSite(Stale):
@@ -97,7 +102,9 @@ class ChangedGrants(Conflict):
 
 class LastMetric(Conflict):
     def __init__(self) -> None:
-        super().__init__("This is the device's last metric; a device has at least one. Delete the device instead.")
+        super().__init__(
+            said("This is the device's last metric; a device has at least one. Delete the device instead.")
+        )
 
 
 class StoredReadings(Protocol):
@@ -465,7 +472,7 @@ class Catalogue:
 
             def create() -> Metric:
                 if values["key"] in store.metric_keys(work.connection, device_id):
-                    raise conflict("key", "The device has a metric with this key already.")
+                    raise conflict("key", said("The device has a metric with this key already."))
                 _check_metric(values)
                 (metric_id,) = store.add_metrics(work.connection, device_id, [values])
                 store.touch_device(work.connection, device_id, work.now)
@@ -495,16 +502,13 @@ class Catalogue:
             if changes.get("key", metric.key) != metric.key and changes["key"] in store.metric_keys(
                 work.connection, metric.device_id
             ):
-                raise conflict("key", "The device has a metric with this key already.")
+                raise conflict("key", said("The device has a metric with this key already."))
             _check_metric(msgspec.structs.asdict(metric) | changes)
             new_meaning = [
                 field for field in _MEANING if changes.get(field, getattr(metric, field)) != getattr(metric, field)
             ]
             if new_meaning and has_readings:
-                raise conflict(
-                    new_meaning[0],
-                    "The metric has readings, whose meaning this would change; make a new metric, or delete this one.",
-                )
+                raise conflict(new_meaning[0], _OTHER_MEANING)
             if changes:
                 store.change_metric(work.connection, metric_id, changes)
                 store.touch_device(work.connection, metric.device_id, work.now)
@@ -562,7 +566,9 @@ class Catalogue:
         with self._gate.reading(caller) as work:
             _, role = site_of(work.connection, work.who, site_id)
             if role != "technician":
-                raise Forbidden("Only a technician of this site may read its audit log; your role here is `standard`.")
+                raise Forbidden(
+                    said("Only a technician of this site may read its audit log; your role here is `standard`.")
+                )
             of_site = msgspec.structs.replace(wanted, site_id=site_id)
             return audit.page_of_log(work.connection, page, of_site)
 
@@ -653,6 +659,13 @@ def placed_metric(connection: Connection, who: Principal, metric_id: int) -> Pla
 def placed_metrics_of_device(connection: Connection, who: Principal, device_id: int) -> list[PlacedMetric]:
     device_of(connection, who, device_id)
     return store.placed_metrics_of(connection, device_id=device_id)
+
+
+def placed_metrics_of_devices(
+    connection: Connection, who: Principal, device_ids: tuple[int, ...]
+) -> list[PlacedMetric]:
+    """Of those of the devices that `who` may see, by device and metric id."""
+    return store.placed_metrics_of_devices(connection, who, device_ids)
 
 
 def placed_metrics_of_site(connection: Connection, who: Principal, site_id: int) -> list[PlacedMetric]:
@@ -916,18 +929,18 @@ def _new_slug(name: str, otherwise: str, taken: Callable[[str], set[str]]) -> st
 
 def _refuse_taken_site_slug(connection: Connection, slug: str) -> None:
     if store.find_site_id_by_slug(connection, slug) is not None:
-        raise conflict("slug", f"There is a site with the slug `{slug}` already.")
+        raise conflict("slug", said("There is a site with the slug `%(slug)s` already.", slug=slug))
 
 
 def _refuse_taken(
     connection: Connection, site_id: int, *, slug: str | None, serial_number: str | None, except_id: int | None = None
 ) -> None:
     if slug is not None and store.find_device_id(connection, site_id, slug=slug) not in (None, except_id):
-        raise conflict("slug", f"The site has a device with the slug `{slug}` already.")
+        raise conflict("slug", said("The site has a device with the slug `%(slug)s` already.", slug=slug))
     if serial_number is None:
         return
     if store.find_device_id(connection, site_id, serial_number=serial_number) not in (None, except_id):
-        raise conflict("serial_number", "The site has a device with this serial number already.")
+        raise conflict("serial_number", said("The site has a device with this serial number already."))
 
 
 def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -945,7 +958,10 @@ def _checked_properties(kind: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_unknown_simulation(kind: str, source: str) -> None:
     if source == "simulated" and not KINDS[kind].can_be_simulated:
-        raise invalid("source", f"A device of the kind `{kind}` can't be simulated; choose `reported` or another kind.")
+        raise invalid(
+            "source",
+            said("A device of the kind `%(kind)s` can't be simulated; choose `reported` or another kind.", kind=kind),
+        )
 
 
 def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -953,12 +969,13 @@ def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict
         given = [msgspec.structs.asdict(metric) for metric in KINDS[kind].metrics]
     if not given:
         raise invalid(
-            "metrics", f"A device has at least one metric; name them, as the kind `{kind}` brings none itself."
+            "metrics",
+            said("A device has at least one metric; name them, as the kind `%(kind)s` brings none itself.", kind=kind),
         )
     keys: set[str] = set()
     for index, values in enumerate(given):
         if values["key"] in keys:
-            raise invalid(f"metrics/{index}/key", "Another metric of this device has the same key.")
+            raise invalid(f"metrics/{index}/key", said("Another metric of this device has the same key."))
         keys.add(values["key"])
         _check_metric(values, pointer=f"metrics/{index}/")
     return given
@@ -967,12 +984,25 @@ def _checked_metrics(kind: str, given: list[dict[str, Any]] | None) -> list[dict
 def _check_metric(values: dict[str, Any], *, pointer: str = "") -> None:
     usual, unit = QUANTITIES[values["quantity"]].unit, values["unit"]
     if not units.is_unit(unit):
-        raise invalid(f"{pointer}unit", f"{unit!r} is not a unit that is known here; `{usual}` is usual for it.")
+        raise invalid(
+            f"{pointer}unit",
+            said(
+                "%(unit)s is not a unit that is known here; `%(usual)s` is usual for it.", unit=repr(unit), usual=usual
+            ),
+        )
     if not fits(unit, values["quantity"]):
-        raise invalid(f"{pointer}unit", f"`{unit}` does not measure {values['quantity']}; `{usual}` does.")
+        raise invalid(
+            f"{pointer}unit",
+            said(
+                "`%(unit)s` does not measure %(quantity)s; `%(usual)s` does.",
+                unit=unit,
+                quantity=values["quantity"],
+                usual=usual,
+            ),
+        )
     low, high = values["valid_min"], values["valid_max"]
     if low is not None and high is not None and low > high:
-        raise invalid(f"{pointer}valid_max", "`valid_max` is below `valid_min`.")
+        raise invalid(f"{pointer}valid_max", said("`valid_max` is below `valid_min`."))
 
 
 def _metric_on_arrival(key: str, unit: str) -> dict[str, Any]:

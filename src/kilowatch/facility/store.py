@@ -330,6 +330,15 @@ def placed_metrics_of(
     return fetch_all(connection, _placed().where(which).order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
 
 
+def placed_metrics_of_devices(connection: Connection, who: Principal, device_ids: Sequence[int]) -> list[PlacedMetric]:
+    """The metrics of those of the devices that `who` may see, by device and metric id."""
+    found: list[PlacedMetric] = []
+    for chunk in batched(sorted(device_ids), _CHUNK):
+        statement = visible(_placed().where(DeviceRow.id.in_(chunk)), who, SiteRow.id)
+        found += fetch_all(connection, statement.order_by(DeviceRow.id, MetricRow.id), PlacedMetric)
+    return found
+
+
 def installed_metrics(
     connection: Connection, who: Principal, site_ids: Sequence[int], *, quantities: Sequence[str] | None
 ) -> list[InstalledMetric]:

@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 import structlog
 
-from kilowatch.errors import Unavailable
+from kilowatch.errors import Unavailable, said
 from kilowatch.history.model import Batch, Flags, Rows, joined
 from kilowatch.kit.timespan import to_ms
 
@@ -34,7 +34,7 @@ _TIME_BITS = 42
 
 class Overloaded(Unavailable):
     def __init__(self) -> None:
-        super().__init__("More readings arrive than can be stored; send them again in a moment.", retry_after_s=1)
+        super().__init__(said("More readings arrive than can be stored; send them again in a moment."), retry_after_s=1)
 
 
 class Appender:

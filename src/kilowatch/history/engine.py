@@ -19,7 +19,7 @@ from clickhouse_connect.driver.exceptions import (
     ProgrammingError,
 )
 
-from kilowatch.errors import Invalid, Unavailable
+from kilowatch.errors import Invalid, Unavailable, said
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.native import decode
 from kilowatch.kit.memory import leave
@@ -51,7 +51,7 @@ class EngineInUse(Unavailable):
 
 class HistoryUnavailable(Unavailable):
     def __init__(self) -> None:
-        super().__init__("The history engine does not answer; try again shortly.", retry_after_s=5)
+        super().__init__(said("The history engine does not answer; try again shortly."), retry_after_s=5)
 
 
 class Engine:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kilowatch.auth.routes import Who
-from kilowatch.errors import NotAcceptable, invalid
+from kilowatch.errors import NotAcceptable, invalid, said
 from kilowatch.history import formats
 from kilowatch.history.model import Aggregate, HistoryOut, HistoryStream, LatestReading, LatestReadings, Stop
 from kilowatch.history.service import (
@@ -79,7 +79,7 @@ async def history_question(
     cursor: Annotated[str | None, Query(max_length=200, description="`next` of the page before (raw only).")] = None,
 ) -> HistoryQuestion:
     if cursor is not None and resolution != "raw":
-        raise invalid("cursor", "Only raw readings have pages; buckets come all at once.", place="query")
+        raise invalid("cursor", said("Only raw readings have pages; buckets come all at once."), place="query")
     return HistoryQuestion(Window.parse(start, end), resolution, points, aggregate, timezone, unit, limit, cursor)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from kilowatch.auth.service import Caller, Gate
-from kilowatch.errors import Fault, Invalid, invalid
+from kilowatch.errors import Fault, Invalid, invalid, said
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
@@ -100,6 +100,14 @@ class Histories:
 
     def latest_of_device(self, caller: Caller, device_id: int) -> list[LatestReading]:
         return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_device, device_id).found)
+
+    def latest_of_devices(self, caller: Caller, device_ids: Sequence[int]) -> dict[int, list[LatestReading]]:
+        """By device, of those that the caller may see."""
+        metrics = self._gate.seeing(caller, facility.placed_metrics_of_devices, tuple(device_ids)).found
+        found: dict[int, list[LatestReading]] = {}
+        for metric, reading in zip(metrics, self.latest(metrics), strict=True):
+            found.setdefault(metric.device_id, []).append(reading)
+        return found
 
     def latest_of_site(self, caller: Caller, site_id: int) -> list[LatestReading]:
         return self.latest(self._gate.seeing(caller, facility.placed_metrics_of_site, site_id).found)
@@ -360,7 +368,7 @@ def _after(query: Query) -> tuple[int, int]:
 def _raw_requests(metrics: Sequence[PlacedMetric], query: Query) -> list[SeriesRequest]:
     if query.aggregate is not None:
         raise invalid(
-            "aggregate", "Raw readings are not aggregated; leave it out, or choose a resolution.", place="query"
+            "aggregate", said("Raw readings are not aggregated; leave it out, or choose a resolution."), place="query"
         )
     return [
         SeriesRequest(metric, None, unit, _conversion(metric, unit))
@@ -404,20 +412,27 @@ def _aggregated(metric: PlacedMetric, query: Query, asked: Aggregate | None) -> 
     """What is to be computed of one metric. Raises `Invalid` where the aggregate or the unit does not fit it."""
     aggregate: Aggregate = asked or ("delta" if metric.behaviour == "counter" else "mean")
     if aggregate == "delta" and metric.behaviour != "counter":
-        raise invalid("aggregate", f"`delta` is for counters; {metric.path} is a gauge.", place="query")
+        raise invalid(
+            "aggregate", said("`delta` is for counters; %(metric)s is a gauge.", metric=metric.path), place="query"
+        )
     if aggregate in ENERGIES:
         if metric.behaviour != "gauge" or metric.quantity != "power":
-            other = "; its `delta` is its energy" if metric.quantity == "energy" else ""
-            detail = f"`{aggregate}` is for gauges of power; {metric.path} is none{other}."
+            is_energy = metric.quantity == "energy"
+            names = {"aggregate": aggregate, "metric": metric.path}
+            detail = (
+                said("`%(aggregate)s` is for gauges of power; %(metric)s is none; its `delta` is its energy.", **names)
+                if is_energy
+                else said("`%(aggregate)s` is for gauges of power; %(metric)s is none.", **names)
+            )
             raise invalid("aggregate", detail, place="query")
         unit = query.unit or _ENERGY_UNIT
         if not units.compatible(unit, _ENERGY_UNIT):
-            raise invalid("unit", f"{unit!r} is no unit of energy; `kWh` is.", place="query")
+            raise invalid("unit", said("%(unit)s is no unit of energy; `kWh` is.", unit=repr(unit)), place="query")
         factor = units.conversion(_ENERGY_UNIT, unit).scale
         return SeriesRequest(metric, aggregate, unit, units.conversion(metric.unit, _POWER_UNIT), factor)
     if aggregate == "count":
         if query.unit is not None:
-            raise invalid("unit", "A count has no unit; leave it out.", place="query")
+            raise invalid("unit", said("A count has no unit; leave it out."), place="query")
         return SeriesRequest(metric, aggregate, "dimensionless", units.Conversion())
     unit = query.unit or metric.unit
     conversion = _conversion(metric, unit)
@@ -428,6 +443,11 @@ def _aggregated(metric: PlacedMetric, query: Query, asked: Aggregate | None) -> 
 
 def _conversion(metric: PlacedMetric, unit: str) -> units.Conversion:
     if not units.compatible(metric.unit, unit):
-        detail = f"{metric.path} is in `{metric.unit}`, which can't be converted to {unit!r}."
+        detail = said(
+            "%(metric)s is in `%(own)s`, which can't be converted to %(asked)s.",
+            metric=metric.path,
+            own=metric.unit,
+            asked=repr(unit),
+        )
         raise Invalid(detail, faults=(Fault("/unit", detail, "query"),))
     return units.conversion(metric.unit, unit)

@@ -33,7 +33,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-from kilowatch.errors import Conflict, Invalid, Unavailable
+from kilowatch.errors import Conflict, Invalid, Unavailable, said
 from kilowatch.kit.memory import leave
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
@@ -232,7 +232,9 @@ def _translated_driver_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise Unavailable("The catalogue's database does not answer; try again shortly.", retry_after_s=5) from error
+        raise Unavailable(
+            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
+        ) from error
 
 
 @contextmanager
@@ -240,12 +242,18 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        raise Conflict("Another request changed the same thing at this moment; read it again and retry.") from error
+        raise Conflict(
+            said("Another request changed the same thing at this moment; read it again and retry.")
+        ) from error
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        raise Unavailable("The catalogue's database does not answer; try again shortly.", retry_after_s=5) from error
+        raise Unavailable(
+            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
+        ) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable("The catalogue's database went away; try again shortly.", retry_after_s=5) from error
+            raise Unavailable(
+                said("The catalogue's database went away; try again shortly."), retry_after_s=5
+            ) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error
         raise

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, ForeignKey, LargeBinary, String, UniqueConstraint, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kilowatch.errors import Invalid
+from kilowatch.errors import Invalid, said
 from kilowatch.kit.db import Base, Instant, insert_missing
 
 T = TypeVar("T")
@@ -104,6 +104,8 @@ def recall(connection: Connection, once: Once, *, user_id: int, answer_type: typ
 
 def _same(once: Once, fingerprint: str, answer: bytes | None, answer_type: type[T]) -> T:
     if fingerprint != once.fingerprint:
-        raise Invalid("This Idempotency-Key was used for a different request; use a new key for each new request.")
+        raise Invalid(
+            said("This Idempotency-Key was used for a different request; use a new key for each new request.")
+        )
     assert answer is not None  # the row and its answer are written in one transaction
     return msgspec.json.decode(answer, type=answer_type)

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from kilowatch.errors import invalid
+from kilowatch.errors import invalid, said
 from kilowatch.kit.text import MAX_ID
 
 T = TypeVar("T")
@@ -52,5 +52,7 @@ def decode_cursor(cursor: str, *, parts: int) -> tuple[int, ...]:
         numbers = ()
     in_range = all(0 <= number <= _MAX_NUMBER for number in numbers)
     if len(numbers) != parts or not in_range or numbers[0] > MAX_ID or encode_cursor(*numbers) != cursor:
-        raise invalid("cursor", "Not a cursor of this list; take it from `next` of the page before.", place="query")
+        raise invalid(
+            "cursor", said("Not a cursor of this list; take it from `next` of the page before."), place="query"
+        )
     return numbers

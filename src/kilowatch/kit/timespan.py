@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from kilowatch.errors import Invalid, Place, invalid
+from kilowatch.errors import Invalid, Place, invalid, said
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -37,7 +37,9 @@ def zone_names() -> frozenset[str]:
 def zone(name: str, *, pointer: str = "timezone", place: Place = "body") -> ZoneInfo:
     """The IANA time zone of that name. Raises `Invalid` for any other."""
     if name not in zone_names():
-        raise invalid(pointer, f"{name!r} is not an IANA time zone; one is `Europe/Berlin`.", place=place)
+        raise invalid(
+            pointer, said("%(name)s is not an IANA time zone; one is `Europe/Berlin`.", name=repr(name)), place=place
+        )
     return ZoneInfo(name)
 
 
@@ -53,17 +55,19 @@ def parse_instant(text: str, *, pointer: str, place: Place = "query") -> datetim
     if instant is not None and instant.tzinfo is None:
         raise invalid(
             pointer,
-            "A time needs its offset from UTC: `2025-06-01T00:00:00Z` or `2025-06-01T00:00:00+01:00`.",
+            said("A time needs its offset from UTC: `2025-06-01T00:00:00Z` or `2025-06-01T00:00:00+01:00`."),
             place=place,
         )
     if instant is None or not _RFC3339.match(text):
         raise invalid(
-            pointer, "Not a time; write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`.", place=place
+            pointer, said("Not a time; write RFC 3339 with an offset, such as `2025-06-01T00:00:00Z`."), place=place
         )
     # the year is looked at before it is converted, as a time near year 1 or 9999 can't be
     utc = instant.astimezone(UTC) if EARLIEST.year - 1 <= instant.year <= LATEST.year else None
     if utc is None or not EARLIEST - _DAY_OF_OFFSETS < utc < LATEST + _DAY_OF_OFFSETS:
-        raise invalid(pointer, f"Times from {EARLIEST.year} to {LATEST.year} only.", place=place)
+        raise invalid(
+            pointer, said("Times from %(first)d to %(last)d only.", first=EARLIEST.year, last=LATEST.year), place=place
+        )
     return min(max(utc, EARLIEST), LATEST)
 
 
@@ -81,7 +85,9 @@ class Window:
             from_ms(to_ms(parse_instant(start, pointer="start"))), from_ms(to_ms(parse_instant(end, pointer="end")))
         )
         if window.end <= window.start:
-            raise invalid("end", "`end` must be after `start`; the window is half-open, [start, end).", place="query")
+            raise invalid(
+                "end", said("`end` must be after `start`; the window is half-open, [start, end)."), place="query"
+            )
         return window
 
     @property
@@ -173,9 +179,10 @@ def resolution_named(name: str) -> Resolution:
     found = _BY_NAME.get(re.sub(r"^(\d+)min$", r"\1m", name))
     if found is None:
         names = ", ".join(_BY_NAME)
-        raise invalid(
-            "resolution", f"{name!r} is no resolution; choose `raw`, `auto` or one of {names}.", place="query"
+        told = said(
+            "%(name)s is no resolution; choose `raw`, `auto` or one of %(names)s.", name=repr(name), names=names
         )
+        raise invalid("resolution", told, place="query")
     return found
 
 
@@ -190,9 +197,17 @@ def check_bucket_count(resolution: Resolution, window: Window, zone: ZoneInfo, *
     if count > most:
         fits = finest_resolution(window, zone, points=most).name
         raise Invalid(
-            f"`{resolution.name}` makes about {count:,} buckets of this window and at most {most:,} "
-            f"are answered for each series; `resolution={fits}` fits.",
-            faults=invalid("resolution", f"Too fine for this window; `{fits}` fits.", place="query").faults,
+            said(
+                "`%(asked)s` makes about %(count)s buckets of this window and at most %(most)s are answered for each "
+                "series; `resolution=%(fits)s` fits.",
+                asked=resolution.name,
+                count=f"{count:,}",
+                most=f"{most:,}",
+                fits=fits,
+            ),
+            faults=invalid(
+                "resolution", said("Too fine for this window; `%(fits)s` fits.", fits=fits), place="query"
+            ).faults,
         )
 
 

@@ -199,7 +199,7 @@ def install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
-        detail = {404: "There is nothing at this address.", 400: "The body can't be read."}.get(
+        detail = {404: said("There is nothing at this address."), 400: said("The body can't be read.")}.get(
             error.status_code, str(error.detail)
         )
         headers = dict(error.headers or {})
@@ -257,7 +257,7 @@ class RequestLog:
             log.error("unforeseen error", exc_info=error)
             if started:
                 raise
-            detail = "Something went wrong on our side; the log has it under this request's id."
+            detail = said("Something went wrong on our side; the log has it under this request's id.")
             await problem(Request(scope), 500, detail)(scope, receive, send_with_id)
         finally:
             log.info(
@@ -319,8 +319,11 @@ class BodyLimit:
                 dropped += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     break
-        limit = f"{self.max_bytes:,} bytes"
-        detail = f"The body is larger than {limit}; send it in parts, or compressed (Content-Encoding: gzip or zstd)."
+        detail = said(
+            "The body is larger than %(limit)s bytes; send it in parts, or compressed "
+            "(Content-Encoding: gzip or zstd).",
+            limit=f"{self.max_bytes:,}",
+        )
         response = problem(Request(scope), 413, detail)
         response.headers["Connection"] = "close"
         await response(scope, receive, send)

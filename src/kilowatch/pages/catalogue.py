@@ -1,21 +1,20 @@
-"""Sites, devices and metrics: to look at, and for technicians to change."""
+"""Devices and metrics: to look at, and for technicians to change."""
 
 import secrets
 from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
-from kilowatch.errors import Conflict, Fault, Invalid, KilowatchError, NotFound, Stale
+from kilowatch.errors import Conflict, Fault, Invalid, NotFound, Stale, said
 from kilowatch.facility.kinds import KINDS, Kind
 from kilowatch.facility.model import Deleted, Device, DeviceWithMetrics, Metric, Site
 from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn
 from kilowatch.history.model import LatestReading
 from kilowatch.history.routes import HistoryService
-from kilowatch.kit.paging import page_request
-from kilowatch.kit.web import CatalogueLane, Cursor, HistoryLane, RecordId, SearchText
+from kilowatch.kit.web import CatalogueLane, HistoryLane, RecordId
 from kilowatch.pages.forms import (
     KIND_NAMES,
     LABELS,
@@ -23,12 +22,14 @@ from kilowatch.pages.forms import (
     Field,
     Form,
     Group,
+    changed,
     checked,
     fields_of,
     lines_of,
     nested,
     plain,
     properties_in,
+    status_of,
     without_empty,
 )
 from kilowatch.pages.rendering import go_to, language_of, render
@@ -37,14 +38,12 @@ from kilowatch.pages.words import N_
 
 router = APIRouter()
 
-_ROWS = 50
 _DEVICE_SCHEMA, _METRIC_SCHEMA = DeviceIn.model_json_schema(), MetricIn.model_json_schema()
 _ABOUT = ("name", "slug", "manufacturer", "model", "serial_number", "commissioned_on")
 _SIMULATION = ("source", "interval_s")
 _FIRST_METRIC = "metrics/0/"
 _PROPERTIES = "properties/"
 _OF_OWN_CHOICE = Field("properties", LABELS["properties"], "textarea", hint=N_("One a line, as `name: value`."))
-Kinds = Annotated[str, Query(max_length=30)]
 
 
 def _technician_of(who: SignedIn, site_id: int) -> bool:
@@ -53,52 +52,6 @@ def _technician_of(who: SignedIn, site_id: int) -> bool:
 
 
 # ── to look at ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@router.get("/sites")
-def list_sites(
-    request: Request, catalogue: CatalogueService, who: SignedIn, q: SearchText = None, cursor: Cursor = None
-) -> Response:
-    page = catalogue.list_sites(who.credential, page_request(_ROWS, cursor), words=q)
-    return render(request, "sites.html", page=page, q=q or "")
-
-
-@router.get("/sites/{site_id}")
-async def show_site(
-    request: Request,
-    catalogue: CatalogueService,
-    histories: HistoryService,
-    lane: CatalogueLane,
-    history_lane: HistoryLane,
-    who: SignedIn,
-    site_id: RecordId,
-    q: SearchText = None,
-    kind: Kinds = "",
-    cursor: Cursor = None,
-) -> Response:
-    def show(latest: list[LatestReading]) -> Response:
-        site = catalogue.get_site(who.credential, site_id)
-        page = catalogue.list_devices(
-            who.credential, site_id, page_request(_ROWS, cursor), kind=kind if kind in KINDS else None, words=q
-        )
-        by_device: dict[str | None, list[LatestReading]] = {}
-        for reading in latest:
-            by_device.setdefault(reading.device, []).append(reading)
-        rows = [(device, by_device.get(device.slug, [])) for device in page.items]
-        return render(
-            request,
-            "site.html",
-            site=site,
-            rows=rows,
-            following=page.next,
-            q=q or "",
-            kind=kind if kind in KINDS else "",
-            kind_names=KIND_NAMES,
-            may_change=_technician_of(who, site_id),
-        )
-
-    latest = await history_lane.run_quickly(histories.latest_of_site, who.credential, site_id)
-    return await lane.run(show, latest)
 
 
 @router.get("/devices/{device_id}")
@@ -185,7 +138,7 @@ def _device_values(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     if kind.key == "generic":
         properties, unread = properties_in(body.get("properties") or "")
         if unread is not None:
-            detail = f"Each line is `name: value`; this one is not: {unread}"
+            detail = said("Each line is `name: value`; this one is not: %(line)s", line=unread)
             raise Invalid(detail, faults=(Fault("/properties", detail),))
         return body | {"properties": properties}
     return body | {"properties": nested(values, _PROPERTIES)}
@@ -248,7 +201,7 @@ def create_device(
         )
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _new_device_page(request, site, kind, wrong, status=_status(error))
+        return _new_device_page(request, site, kind, wrong, status=status_of(error))
     text = language_of(request).texts.gettext("The device %(name)s was added.") % {"name": device.name}
     return go_to(request, f"/devices/{device.id}", flash=text)
 
@@ -297,7 +250,7 @@ def change_device(
     form = _device_form(kind, is_new=False)
     version = sent.get("version", "")
     try:
-        changes = _changed(form.read(sent), stored, form)
+        changes = changed(form.read(sent), stored, form)
         body = _device_values(kind, changes)
         if kind.key == "generic" and "properties" in changes:
             # those whose lines were removed are to go
@@ -312,7 +265,7 @@ def change_device(
         return _device_form_page(request, catalogue, who, device, kept, status=_STALE)
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _device_form_page(request, catalogue, who, device, wrong, status=_status(error), version=version)
+        return _device_form_page(request, catalogue, who, device, wrong, status=status_of(error), version=version)
     return go_to(request, f"/devices/{device_id}", flash=language_of(request).texts.gettext("The changes were saved."))
 
 
@@ -444,7 +397,7 @@ def create_metric(
         metric = catalogue.create_metric(who.credential, device_id, values, once=once_of(request, sent))
     except (Invalid, Conflict) as error:
         wrong = form.typed(sent).wrong(error, language_of(request))
-        return _metric_page(request, catalogue, who, device, None, wrong, status=_status(error))
+        return _metric_page(request, catalogue, who, device, None, wrong, status=status_of(error))
     text = language_of(request).texts.gettext("The metric %(name)s was added.") % {"name": metric.name}
     return go_to(request, f"/devices/{device_id}", flash=text)
 
@@ -471,14 +424,16 @@ async def change_metric(
         device = catalogue.get_device(who.credential, metric.device_id, to_change=True)
         form, stored = _metric_form(is_new=False), msgspec.structs.asdict(metric)
         try:
-            changes = checked(MetricChange, _changed(form.read(sent), stored, form)).model_dump(exclude_unset=True)
+            changes = checked(MetricChange, changed(form.read(sent), stored, form)).model_dump(exclude_unset=True)
             catalogue.change_metric(who.credential, metric_id, changes, if_match=_version(sent))
         except Stale:
             return _metric_page(request, catalogue, who, device, metric, form.typed(sent).beside(stored), status=_STALE)
         except (Invalid, Conflict) as error:
             wrong = form.typed(sent).wrong(error, language_of(request))
             version = sent.get("version", "")
-            return _metric_page(request, catalogue, who, device, metric, wrong, status=_status(error), version=version)
+            return _metric_page(
+                request, catalogue, who, device, metric, wrong, status=status_of(error), version=version
+            )
         text = language_of(request).texts.gettext("The changes were saved.")
         return go_to(request, f"/devices/{device.id}", flash=text)
 
@@ -520,16 +475,3 @@ async def delete_metric(
     except Stale:
         return _look_again(request)
     return go_to(request, f"/devices/{metric.device_id}", flash=_told_deletion(request, metric.name, gone))
-
-
-# ── what forms say ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _changed(values: dict[str, Any], stored: dict[str, Any], form: Form) -> dict[str, Any]:
-    """Of what was sent that which is not stored already."""
-    before = {field.name: field.read(text) for field in form.holding(stored).fields for text in (field.value,)}
-    return {name: value for name, value in values.items() if value != before[name]}
-
-
-def _status(error: KilowatchError) -> int:
-    return 409 if isinstance(error, Conflict) else 422

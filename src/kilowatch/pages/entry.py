@@ -5,45 +5,31 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from kilowatch.auth.agents import summary_of
 from kilowatch.auth.browsers import session_cookie
-from kilowatch.auth.routes import PasswordLane, SignInService
+from kilowatch.auth.routes import AccountService, PasswordLane, SignInService
 from kilowatch.auth.service import BadCredentials
 from kilowatch.errors import TooMany
 from kilowatch.kit.text import PRINTABLE
 from kilowatch.kit.web import CatalogueLane
-from kilowatch.pages.forms import Field, Form, Group
+from kilowatch.pages.problems import SIGN_IN, sign_in_page
 from kilowatch.pages.rendering import LANGUAGE_COOKIE, THEME_COOKIE, THEMES, cookie_manners, go_to, language_of, render
 from kilowatch.pages.visitors import (
     AnyForm,
     OwnForm,
     SignedIn,
     forget_session,
+    keep,
     local_path,
     set_session,
+    unsent_in,
 )
-from kilowatch.pages.words import LANGUAGES, N_
+from kilowatch.pages.words import LANGUAGES
 
 router = APIRouter()
 
 _MOST_EMAIL, _MOST_PASSWORD = 254, 200
 _YEAR_S = 365 * 86_400
-_SIGN_IN = Form(
-    (
-        Group(
-            "",
-            (
-                Field("email", N_("Email"), "email", required=True, attributes={"autocomplete": "username"}),
-                Field(
-                    "password",
-                    N_("Password"),
-                    "password",
-                    required=True,
-                    attributes={"autocomplete": "current-password"},
-                ),
-            ),
-        ),
-    )
-)
 Next = Annotated[str, Query(alias="next", max_length=4000)]
 
 
@@ -54,26 +40,40 @@ async def start(request: Request, _who: SignedIn) -> Response:
 
 @router.get("/sign-in")
 async def show_sign_in(request: Request, onward: Next = "/") -> Response:
-    return render(request, "sign-in.html", form=_SIGN_IN, onward=local_path(onward))
+    return sign_in_page(request, onward=local_path(onward))
 
 
 @router.post("/sign-in")
-async def sign_in(request: Request, sign_ins: SignInService, lane: PasswordLane, sent: AnyForm) -> Response:
-    """A new session, whatever the browser's cookie held before; then on to the page that was asked for."""
+async def sign_in(
+    request: Request,
+    sign_ins: SignInService,
+    accounts: AccountService,
+    lane: PasswordLane,
+    catalogue_lane: CatalogueLane,
+    sent: AnyForm,
+) -> Response:
+    """A new session, whatever the browser's cookie held before; then on to the page that was asked for.
+
+    A form that came too late is shown there again, filled, if the same user signs in; it is not sent.
+    """
     email, password, onward = sent.get("email", ""), sent.get("password", ""), local_path(sent.get("next", "/"))
     address = request.client.host if request.client else "unknown"
     try:
         if len(email) > _MOST_EMAIL or len(password) > _MOST_PASSWORD or not re.match(PRINTABLE, email):
             raise BadCredentials  # none of ours is such a one
         before = request.cookies.get(session_cookie(request))
-        token = await lane.run(sign_ins.open_page_session, email, password, address=address, before=before)
+        agent = summary_of(request.headers.get("user-agent", ""))
+        token = await lane.run(sign_ins.open_page_session, email, password, address=address, before=before, agent=agent)
     except (BadCredentials, TooMany) as error:
-        form = _SIGN_IN.typed({"email": email}).wrong(error, language_of(request))
+        form = SIGN_IN.typed({"email": email}).wrong(error, language_of(request))
         status = 429 if isinstance(error, TooMany) else 401
-        response = render(request, "sign-in.html", status=status, form=form, onward=onward)
+        response = sign_in_page(request, onward=onward, form=form, status=status, unsent=sent.get("unsent", ""))
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(error.retry_after_s)
         return response
+    unsent = unsent_in(sign_ins, sent.get("unsent", ""))
+    if unsent is not None:
+        onward = await keep(request, unsent, token=token, accounts=accounts, lane=catalogue_lane) or onward
     response = go_to(request, onward)
     set_session(request, response, token)
     return response

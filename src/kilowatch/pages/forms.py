@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from kilowatch.errors import Fault, Invalid, KilowatchError
+from kilowatch.errors import Conflict, Fault, Invalid, KilowatchError
 from kilowatch.kit.text import name_from
 from kilowatch.pages.words import N_, Language
 
@@ -55,6 +55,15 @@ LABELS = {
     "valid_max": N_("Largest valid value"),
     "scopes": N_("What it may do"),
     "site_id": N_("Site"),
+    "email": N_("Email"),
+    "password": N_("Password"),
+    "is_admin": N_("Administrator: may do everything, everywhere"),
+    "timezone": N_("Time zone"),
+    "latitude": N_("Latitude"),
+    "longitude": N_("Longitude"),
+    "country": N_("Country"),
+    "currency": N_("Currency"),
+    "notes": N_("Notes"),
 }
 HINTS = {
     "slug": N_("Small letters, digits and hyphens; made from the name if left empty."),
@@ -71,6 +80,10 @@ HINTS = {
     "valid_min": N_("Readings below are refused."),
     "valid_max": N_("Readings above are refused."),
     "properties": N_("One a line, as `name: value`."),
+    "latitude": N_("Degrees, positive in the north; where simulated sun shines."),
+    "longitude": N_("Degrees, positive in the east."),
+    "country": N_("Two capital letters, such as DE."),
+    "currency": N_("Three capital letters, such as EUR."),
 }
 WORDS = {
     "reported": N_("reported by the device"),
@@ -137,6 +150,7 @@ METRIC_NAMES = (
 """What the usual metrics are called that are not called as their quantities: here only so that it is translated."""
 
 _UNITS = {"kwh": "kWh", "kw": "kW", "deg": "°", "ms": "m/s", "m": "m", "s": "s"}
+_UNITS_OF = {"latitude": "°", "longitude": "°"}
 
 
 # ── fields ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,7 +262,7 @@ def _field(prefix: str, name: str, schema: Mapping[str, Any], *, required: bool)
 
 def _unit_in(name: str) -> str:
     """The unit that a property's name ends in."""
-    return _UNITS.get(name.rpartition("_")[2], "") if "_" in name else ""
+    return _UNITS.get(name.rpartition("_")[2], "") if "_" in name else _UNITS_OF.get(name, "")
 
 
 def _range(schema: Mapping[str, Any]) -> dict[str, str]:
@@ -328,6 +342,17 @@ class Form:
             return field if now == field.value.strip() else replace(field, stored=now)
 
         return self.each(told)
+
+
+def changed(values: Mapping[str, Any], stored: Mapping[str, Any], form: Form) -> dict[str, Any]:
+    """Of what was sent that which is not stored already."""
+    before = {field.name: field.read(field.value) for field in form.holding(stored).fields}
+    return {name: value for name, value in values.items() if value != before[name]}
+
+
+def status_of(error: KilowatchError) -> int:
+    """Of the page that shows a form again, with what is wrong."""
+    return 409 if isinstance(error, Conflict) else 422
 
 
 def without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -425,13 +450,12 @@ _PATTERNS = tuple(
         (r"String should have at most (?P<limit>\d+) characters?", N_("May have at most %(limit)s characters.")),
         (r"String should match pattern .*z0-9\]\+\(-.*", N_("Small letters, digits and single hyphens only.")),
         (r"String should match pattern .*a-z0-9_.*", N_("Small letters, digits and underscores only.")),
+        (r"String should match pattern '\^\[\^@.*", N_("Must be an email address, such as ada@example.org.")),
+        (r"String should match pattern '\^\[A-Z\]\{2\}\$'", N_("Two capital letters, such as DE.")),
+        (r"String should match pattern '\^\[A-Z\]\{3\}\$'", N_("Three capital letters, such as EUR.")),
         (r"String should match pattern .*", N_("Has characters that are not allowed here.")),
         (r"Input should be (?P<choices>'.+|1 or 3|60, 300 or 900)", N_("Must be one of: %(choices)s.")),
         (r"is none of: .*", N_("Choose one of the list.")),
-        (
-            r"(?P<unit>'.*') is not a unit that is known here; `(?P<usual>.+)` is usual for it\.",
-            N_("%(unit)s is not a unit that is known here; %(usual)s is usual."),
-        ),
         (
             r"`(?P<unit>.+)` does not measure (?P<quantity>.+); `(?P<usual>.+)` does\.",
             N_("%(unit)s does not measure this quantity; %(usual)s does."),
@@ -440,24 +464,22 @@ _PATTERNS = tuple(
             r"The site has a device with the slug `(?P<slug>.+)` already\.",
             N_("The site has a device with the short name %(slug)s already."),
         ),
+        (
+            r"There is a site with the slug `(?P<slug>.+)` already\.",
+            N_("There is a site with the short name %(slug)s already."),
+        ),
+        (r"(?P<zone>.+) is not an IANA time zone; one is .*", N_("%(zone)s is not a time zone; Europe/Berlin is one.")),
+        (
+            r"Input should be a text of up to 1000 printable characters, a finite number .*",
+            N_("Must be a text of up to 1000 characters, a number, true, false or null."),
+        ),
     )
 )
 _KNOWN = (
-    N_("The site has a device with this serial number already."),
-    N_("The device has a metric with this key already."),
-    N_("`valid_max` is below `valid_min`."),
-    N_("The metric has readings, whose meaning this would change; make a new metric, or delete this one."),
     N_("cut_in_ms, rated_ms and cut_out_ms must rise in this order"),
-    N_("This is the device's last metric; a device has at least one. Delete the device instead."),
-    N_("Only a technician of this site may change it; your role here is `standard`, which reads."),
-    N_("The email or the password is wrong."),
-    N_("This is not your password."),
-    N_("Too many failed sign-ins; try again in 15 minutes."),
-    N_("Something went wrong on our side; the log has it under this request's id."),
-    N_("Another request changed the same thing at this moment; read it again and retry."),
-    N_("Not a cursor of this list; take it from `next` of the page before."),
+    N_("names of properties have 1 to 100 characters and no control characters"),
 )
-"""What services say about forms: here only so that it is translated."""
+"""What schemas say that no pattern fits: here only so that it is translated. What services say is `said`."""
 
 
 def translated(detail: str, language: Language) -> str:
@@ -466,4 +488,4 @@ def translated(detail: str, language: Language) -> str:
         found = pattern.fullmatch(detail)
         if found:
             return language.texts.gettext(text) % {k: v for k, v in found.groupdict().items() if v is not None}
-    return language.told(detail)
+    return language.said(detail)

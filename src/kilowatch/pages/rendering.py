@@ -3,9 +3,10 @@
 import base64
 import hmac
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -17,8 +18,8 @@ from kilowatch.auth.service import SignIns
 from kilowatch.facility.kinds import KINDS
 from kilowatch.kit.text import name_from
 from kilowatch.kit.timespan import zone
-from kilowatch.pages.static import address_of, script
-from kilowatch.pages.words import IN_SCRIPTS, LANGUAGES, Language, moment, preferred
+from kilowatch.pages.static import address_of, land, script
+from kilowatch.pages.words import IN_SCRIPTS, LANGUAGES, N_, Language, moment, preferred
 
 Theme = Literal["system", "light", "dark"]
 THEMES: tuple[Theme, ...] = ("system", "light", "dark")
@@ -40,6 +41,16 @@ _HEADERS = {
 }
 
 
+_NOT_SAVED_YET = N_("Nothing was saved yet: this is what you had filled in when your session ended. Send it again.")
+
+
+@runtime_checkable
+class Typed(Protocol):
+    """A form, as it is filled in again."""
+
+    def typed(self, sent: Mapping[str, str]) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """Who is signed in in the browser that asks, and what its forms carry."""
@@ -47,6 +58,7 @@ class Visitor:
     credential: Credential
     me: Me
     form_token: str
+    form_owner: str
 
 
 @lru_cache
@@ -65,15 +77,21 @@ def _environment(code: str) -> Environment:
     environment.filters |= {
         # for what is not a text of the template itself: `_()` would take it for HTML, and its `%` for places
         "told": language.told,
+        "said": language.said,
+        "bytes": language.bytes,
         "number": language.number,
         "whole": language.whole,
         "exact": language.exact,
+        "power": language.power,
+        "energy": language.energy,
+        "share": language.share,
         "age": language.age,
         "moment": lambda instant, name: moment(instant, zone(name)),
         "key_name": name_from,
     }
     environment.globals |= {
         "static": address_of,
+        "land": land,
         "script": script,
         "script_texts": {text: language.told(text) for text in IN_SCRIPTS},
         "language": language,
@@ -95,7 +113,12 @@ def theme_of(request: Request) -> Theme:
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page, with the messages that an action before it left."""
+    """A page, with the messages that an action before it left; its form as it was filled in when it came too late."""
+    kept: dict[str, str] | None = getattr(request.state, "kept", None)
+    flashes = _flashes(request)
+    if kept is not None:
+        flashes.append(("warning", language_of(request).told(_NOT_SAVED_YET)))
+        context |= _filled(context, kept)
     html = (
         _environment(language_of(request).code)
         .get_template(template)
@@ -103,14 +126,22 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
             context,
             theme=theme_of(request),
             visitor=getattr(request.state, "visitor", None),
-            flashes=_flashes(request),
+            flashes=flashes,
             path=request.url.path,
+            address=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         )
     )
     response = Response(html, int(status), _HEADERS, "text/html; charset=utf-8")
     if _FLASH_COOKIE in request.cookies:
         response.delete_cookie(_FLASH_COOKIE, **cookie_manners(request))
     return response
+
+
+def _filled(context: dict[str, Any], kept: dict[str, str]) -> dict[str, Any]:
+    """The form of a page with what was kept of it, and the version that it was about."""
+    form = context.get("form")
+    filled: dict[str, Any] = {"form": form.typed(kept)} if isinstance(form, Typed) else {}
+    return filled | ({"version": kept["version"]} if "version" in kept else {})
 
 
 def go_to(request: Request, path: str, *, flash: str | None = None, kind: str = "done") -> Response:

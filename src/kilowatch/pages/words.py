@@ -8,6 +8,8 @@ from datetime import datetime
 from importlib.resources import as_file, files
 from zoneinfo import ZoneInfo
 
+from kilowatch.errors import Said
+
 _TEXTS = files("kilowatch") / "pages" / "texts"
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
@@ -45,6 +47,21 @@ class Language:
         """A text of ours in this language; any other as it is."""
         return self.texts.gettext(text) if text else ""
 
+    def said(self, message: str) -> str:
+        """A message of a service in this language; in English where nobody translated it."""
+        if isinstance(message, Said):
+            return self.texts.gettext(message.text) % message.values if message.values else self.told(message.text)
+        return self.told(message)
+
+    def bytes(self, count: int) -> str:
+        """With the unit that suits its size: 52.4 MB."""
+        size, unit = float(count), "B"
+        for larger in ("kB", "MB", "GB", "TB"):
+            if size < 1000:
+                break
+            size, unit = size / 1000, larger
+        return f"{self._spelt(f'{size:.0f}' if unit == 'B' or size >= 100 else f'{size:.1f}')} {unit}"
+
     def number(self, value: float) -> str:
         """With as many decimals as its size asks for: 0.05, 3.20, 123.4, 45 678."""
         size = abs(value)
@@ -66,6 +83,25 @@ class Language:
             if re.fullmatch(r"[-+.,e0-9]+", told)
             else told
         )
+
+    def power(self, kw: float) -> tuple[str, str]:
+        """In the unit that its size asks for: watts, kilowatts, megawatts."""
+        if abs(kw) < 0.9995:
+            return self.whole(round(kw * 1000)), "W"
+        return self._scaled(kw, "kW", "MW")
+
+    def energy(self, kwh: float) -> tuple[str, str]:
+        """In the unit that its size asks for."""
+        return self._scaled(kwh, "kWh", "MWh")
+
+    def _scaled(self, value: float, unit: str, thousand: str) -> tuple[str, str]:
+        if abs(value) < 0.005:
+            return self.number(0.0), unit
+        return (self.number(value / 1000), thousand) if abs(value) >= 10_000 else (self.number(value), unit)
+
+    def share(self, value: float) -> str:
+        """A share of 1 in whole percent, without its sign."""
+        return self.whole(round(value * 100))
 
     def age(self, seconds: float) -> str:
         """How long ago: in the largest unit of which there are two."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from kilowatch.auth.model import Credential, Principal, Work
 from kilowatch.auth.rights import require_admin
 from kilowatch.auth.service import Caller, Gate, Seen
-from kilowatch.errors import Fault, Invalid, NotFound, Unauthenticated
+from kilowatch.errors import Fault, Invalid, NotFound, Unauthenticated, said
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import HistoryStream, LatestReading, Stop
@@ -24,7 +24,7 @@ from kilowatch.subscriptions.model import StoredSubscription, SubscribedMetric, 
 
 class NoSuchSubscription(NotFound):
     def __init__(self) -> None:
-        super().__init__("There is no such subscription.")
+        super().__init__(said("There is no such subscription."))
 
 
 class Subscriptions:
@@ -270,9 +270,9 @@ def _check_metrics(work: Work, metric_ids: list[int], *, already: Sequence[int] 
     faults = []
     for index, metric_id in enumerate(metric_ids):
         if metric_id in seen:
-            faults.append(Fault(f"/metric_ids/{index}", "This metric is in the list already."))
+            faults.append(Fault(f"/metric_ids/{index}", said("This metric is in the list already.")))
         elif metric_id not in known:
-            faults.append(Fault(f"/metric_ids/{index}", "There is no such metric."))
+            faults.append(Fault(f"/metric_ids/{index}", said("There is no such metric.")))
         seen.add(metric_id)
     if faults:
         raise Invalid("; ".join(f"{f.pointer.strip('/')}: {f.detail}" for f in faults[:3]), faults=tuple(faults[:100]))
