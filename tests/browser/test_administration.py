@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import SignIn
 from tests.browser.served import Served
-from tests.browser.test_devices import heading, message
+from tests.browser.test_devices import message
 from tests.browser.test_manners import tab_to
 
 
