@@ -65,6 +65,7 @@ MATRIX = {
     "GET /api/v1/devices/{device_id}/latest": EVERYONE_READS,
     "GET /api/v1/devices/{device_id}/metrics": EVERYONE_READS,
     "POST /api/v1/devices/{device_id}/metrics": "401 404 403 404 201 201",
+    "GET /api/v1/metrics": SIGNED_IN,
     "GET /api/v1/metrics/{metric_id}": EVERYONE_READS,
     "PATCH /api/v1/metrics/{metric_id}": FOR_TECHNICIANS,
     "DELETE /api/v1/metrics/{metric_id}": FOR_TECHNICIANS,

@@ -85,6 +85,7 @@ NOT_PAGES = {
     "/sites/cards": "a part of a page",
     "/sites/{site_id}/now": "a part of a page",
     "/sites/{site_id}/today": "a part of a page",
+    "/explore/metrics": "a part of a page",
 }
 
 

@@ -336,7 +336,7 @@ class TestRefusals:
             ({"aggregate": "median"}, "/aggregate"),
             ({"timezone": "Mars/Olympus"}, "/timezone"),
             ({"points": "0"}, "/points"),
-            ({"points": "100001"}, "/points"),
+            ({"points": "110001"}, "/points"),
         ],
     )
     def test_name_the_parameter(self, world: World, params: dict[str, str], pointer: str) -> None:
@@ -346,8 +346,8 @@ class TestRefusals:
         metric = world.metric()
         window = {"start": "2025-01-01T00:00:00Z", "end": "2026-01-01T00:00:00Z"}
         detail = refused(world.standard, metric, **window, resolution="1m")[1]
-        assert "100,000" in detail and "`resolution=10m` fits" in detail
-        assert len(history(world, metric, **window, resolution="10m")["series"][0]["values"]) == 52_560
+        assert "110,000" in detail and "`resolution=5m` fits" in detail
+        assert len(history(world, metric, **window, resolution="5m")["series"][0]["values"]) == 105_120
 
     @pytest.mark.parametrize("left_out", ["start", "end"])
     def test_a_window_has_two_ends(self, world: World, left_out: str) -> None:

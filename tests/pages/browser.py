@@ -54,7 +54,7 @@ class Page:
 
     def error_of(self, field: str) -> str:
         """What stands beside a field as its error, tied to it for those who can't see where it stands."""
-        (control,) = self.tree.xpath(f"//*[@name='{field}']")
+        (control,) = self.tree.xpath(f"//*[@name='{field}'][not(@type='hidden')]")
         if control.get("aria-invalid") != "true":
             return ""
         told = [part for part in control.get("aria-describedby", "").split() if part.endswith("-error")]

@@ -26,6 +26,7 @@ SIGNED_IN = "sign-in 200 200 200 200 200"
 ADMINS = "sign-in 403 403 403 403 200"
 ADMINS_DO = "sign-in 403 403 403 403 303"
 ADMINS_OF_A_SITE = "sign-in 404 403 404 403 200"
+ITS_OWNER = "sign-in 404 404 404 200 404"
 ANYONE = "200 200 200 200 200 200"
 
 MATRIX = {
@@ -78,6 +79,16 @@ MATRIX = {
     "GET /admin/grants": ADMINS,
     "POST /admin/grants": ADMINS_DO,
     "GET /admin/audit": ADMINS,
+    "GET /explore": SIGNED_IN,
+    "GET /explore/metrics": SIGNED_IN,
+    # the subscription that is asked about is the technician's
+    "GET /subscriptions": SIGNED_IN,
+    "POST /subscriptions/new": "sign-in 422 303 422 303 303",
+    "POST /subscriptions/{subscription_id}/metrics": "sign-in 404 404 404 303 404",
+    "GET /subscriptions/{subscription_id}/edit": ITS_OWNER,
+    "POST /subscriptions/{subscription_id}/edit": "sign-in 404 404 404 303 404",
+    "GET /subscriptions/{subscription_id}/delete": ITS_OWNER,
+    "POST /subscriptions/{subscription_id}/delete": "sign-in 404 404 404 303 404",
     "GET /account": SIGNED_IN,
     "POST /account/end-others": "sign-in 303 303 303 303 303",
     "GET /account/password": SIGNED_IN,
@@ -86,7 +97,7 @@ MATRIX = {
     "GET /account/keys/new": SIGNED_IN,
     "POST /account/keys/new": SIGNED_IN,
     # the key that is asked about is the technician's
-    "GET /account/keys/{key_id}/delete": "sign-in 404 404 404 200 404",
+    "GET /account/keys/{key_id}/delete": ITS_OWNER,
     "POST /account/keys/{key_id}/delete": "sign-in 404 404 404 303 404",
 }
 PARTS = ("GET /sites/cards", "GET /sites/{site_id}/now", "GET /sites/{site_id}/today")
@@ -115,6 +126,7 @@ class Target:
     key_id: int
     user: User
     site: Site
+    subscription_id: int
     kind: str = "battery"
     name: str = ""
 
@@ -129,22 +141,17 @@ class Target:
             world.grant(getattr(world, role), site_id, role)
         device = world.device(site_id, kind="battery", metrics=None)
         key = world.technician.post("/me/api-keys", {"name": "Gateway"}).json()["id"]
+        metric_id = device["metrics"][0]["id"]
+        subscription = {"name": "Mine", "metric_ids": [metric_id]}
+        subscription_id = world.technician.post("/subscriptions", subscription).json()["id"]
         style = Browser(world).get("/sign-in").tree.xpath("//link[@rel='stylesheet']/@href")[0]
         email = f"{uuid.uuid4().hex}@example.org"
         user = world.services.accounts.create_user(
             OPERATOR, email=email, name="Somebody", password="a password", is_admin=False
         )
         site = world.services.catalogue.get_site(OPERATOR, site_id)
-        return cls(
-            site_id,
-            device["id"],
-            device["metrics"][0]["id"],
-            device["version"],
-            key,
-            user,
-            site,
-            name=style.rpartition("/")[2],
-        )
+        name = style.rpartition("/")[2]
+        return cls(site_id, device["id"], metric_id, device["version"], key, user, site, subscription_id, name=name)
 
     def ids(self) -> dict[str, object]:
         """What stands in addresses."""
@@ -172,6 +179,9 @@ def fields_for(page: str, target: Target, person: Person) -> dict[str, str]:
         "POST /admin/users/new": {"name": "New", "email": f"{uuid.uuid4().hex}@example.org", "password": "a password"},
         "POST /admin/users/{user_id}/edit": {"version": user_etag(target.user), "name": "Other"},
         "POST /admin/users/{user_id}/delete": {"version": user_etag(target.user)},
+        "POST /subscriptions/new": {"name": "Mine", "metrics": str(target.metric_id)},
+        "POST /subscriptions/{subscription_id}/metrics": {"metrics": str(target.metric_id)},
+        "POST /subscriptions/{subscription_id}/edit": {"name": "Other"},
         "POST /account/password": {"old": person.password, "new": person.password, "again": person.password},
         "POST /account/keys/new": {"name": "Gateway", "scope-read": "on"},
     }.get(page, {})  # fmt: skip
@@ -396,10 +406,8 @@ def test_no_nonsense_in_a_form_is_an_error_of_ours(sessions: Sessions, page: str
     target = Target.make(sessions.world)
     path = page.split(" ")[1].format(**target.ids())
     browser = browser_of(sessions.world, sessions.world.admin)
-    if "end-others" in path:
-        path, form = "/account/end-others", {}
-    else:
-        form = browser.get(path).fields(path)
+    has_a_page = page.replace("POST", "GET") in MATRIX
+    form = browser.get(path).fields(path) if has_a_page else {}
     right = form | fields_for(page, target, sessions.world.admin) | browser.get("/account").fields("/sign-out")
     right.pop("old", None)
     for name in right.keys() - {"form_token", "form_owner"}:

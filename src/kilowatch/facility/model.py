@@ -186,6 +186,30 @@ class PlacedMetric(msgspec.Struct, frozen=True):
         return None if self.max_gap_s is None else self.max_gap_s * 1000
 
 
+class ListedMetric(msgspec.Struct, frozen=True):
+    """A metric among those of all sites, with what its device and its site are called."""
+
+    id: int
+    key: str
+    name: str
+    quantity: str
+    unit: str
+    behaviour: Behaviour
+    max_gap_s: int | None
+    device_id: int
+    device: Annotated[str, msgspec.Meta(description="The device's slug.")]
+    device_name: str
+    kind: DeviceKind
+    site_id: int
+    site: Annotated[str, msgspec.Meta(description="The site's slug.")]
+    site_name: str
+    timezone: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.site}/{self.device}/{self.key}"
+
+
 class InstalledMetric(msgspec.Struct, frozen=True):
     """A metric with what its device is, as far as a site's balance asks."""
 

@@ -1,6 +1,6 @@
 """HTTP for sites, grants, devices and metrics."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
@@ -14,13 +14,16 @@ from kilowatch.facility.model import (
     Device,
     DeviceWithMetrics,
     KindInfo,
+    ListedMetric,
     Metric,
     Site,
 )
+from kilowatch.facility.quantities import QUANTITIES
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn, SiteChange, SiteIn
 from kilowatch.facility.service import Catalogue, etag
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
+from kilowatch.kit.text import MAX_ID, Search
 from kilowatch.kit.timespan import Window
 from kilowatch.kit.web import (
     LIMIT_DEFAULT,
@@ -78,6 +81,23 @@ _METRIC = {
     "max_gap_s": 900,
     "valid_min": None,
     "valid_max": None,
+}
+_LISTED = {
+    "id": 7,
+    "key": "power",
+    "name": "Power",
+    "quantity": "power",
+    "unit": "kW",
+    "behaviour": "gauge",
+    "max_gap_s": 900,
+    "device_id": 3,
+    "device": "roof",
+    "device_name": "Roof",
+    "kind": "pv_array",
+    "site_id": 1,
+    "site": "home",
+    "site_name": "Home",
+    "timezone": "Europe/London",
 }
 _DEVICE = {
     "id": 3,
@@ -363,6 +383,30 @@ def create_metric(
     """For technicians of the site."""
     metric = catalogue.create_metric(who, device_id, body.model_dump(), once=once)
     return created(metric, f"/api/v1/metrics/{metric.id}")
+
+
+@router.get(
+    "/metrics",
+    tags=["Metrics"],
+    summary="Find metrics of any sites",
+    **operation(Page[ListedMetric], 401, 403, 422, example=_page(_LISTED)),
+)
+def find_metrics(
+    catalogue: CatalogueService,
+    who: Who,
+    q: Annotated[
+        Search | None,
+        Query(description="Words: each stands in the name, slug or key of the metric, its device or its site."),
+    ] = None,
+    site_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+    kind: Annotated[DeviceKind | None, Query(description="Kind of the device.")] = None,
+    quantity: Annotated[Literal[tuple(QUANTITIES)] | None, Query()] = None,  # type: ignore[valid-type]  # made of a table
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Response:
+    """Those that the caller may read, by id."""
+    page = page_request(limit, cursor)
+    return answer(catalogue.find_metrics(who, page, words=q, site_id=site_id, kind=kind, quantity=quantity))
 
 
 @router.get(

@@ -39,6 +39,7 @@ from kilowatch.facility.model import (
     Extent,
     InstalledMetric,
     KindInfo,
+    ListedMetric,
     Metric,
     PlacedMetric,
     SimulatedDevice,
@@ -56,6 +57,7 @@ log = structlog.get_logger("kilowatch.facility")
 
 _EVERYTHING = AuditFilter()
 _STRAGGLERS = timedelta(minutes=10)
+_MOST_WORDS = 8
 _MEANING = ("quantity", "unit", "behaviour")
 _OTHER_MEANING = said(
     "The metric has readings, whose meaning this would change; make a new metric, or delete this one."
@@ -453,6 +455,26 @@ class Catalogue:
 
     # ── metrics ──
 
+    def find_metrics(
+        self,
+        caller: Caller,
+        page: PageRequest,
+        *,
+        words: str | None = None,
+        site_id: int | None = None,
+        kind: str | None = None,
+        quantity: str | None = None,
+    ) -> Page[ListedMetric]:
+        """Metrics of any sites, by id; each of the words stands in the name of one, of its device or of its site."""
+        sought = (page, tuple((words or "").split()[:_MOST_WORDS]), site_id, kind, quantity)
+        return self._gate.seeing(caller, _find_metrics, sought).found
+
+    def describe_metrics(self, caller: Caller, references: Sequence[int | str]) -> Mapping[int | str, ListedMetric]:
+        """What ids or names (`site/device/key`) stand for; one that the caller can't see is missing, as one that
+        never was."""
+        possible = tuple(filter(may_name_a_metric, references))
+        return self._gate.seeing(caller, _described_metrics, possible).found
+
     def list_metrics(self, caller: Caller, device_id: int, page: PageRequest) -> Page[Metric]:
         with self._gate.reading(caller) as work:
             device_of(work.connection, work.who, device_id)
@@ -815,6 +837,23 @@ def device_kinds() -> list[KindInfo]:
         )
         for kind in KINDS.values()
     ]
+
+
+_Sought = tuple[PageRequest, tuple[str, ...], int | None, str | None, str | None]
+
+
+def _find_metrics(connection: Connection, who: Principal, sought: _Sought) -> Page[ListedMetric]:
+    page, words, site_id, kind, quantity = sought
+    rows = store.page_listed_metrics(connection, who, page, words=words, site_id=site_id, kind=kind, quantity=quantity)
+    return page_of(rows, page, id_of=lambda metric: metric.id)
+
+
+def _described_metrics(
+    connection: Connection, who: Principal, references: tuple[int | str, ...]
+) -> dict[int | str, ListedMetric]:
+    ids = {reference: found[0].id for reference, found in addressed_metrics(connection, who, references).items()}
+    listed = {metric.id: metric for metric in store.listed_metrics(connection, who, sorted(set(ids.values())))}
+    return {reference: listed[metric_id] for reference, metric_id in ids.items()}
 
 
 def _devices(

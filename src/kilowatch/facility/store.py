@@ -14,6 +14,7 @@ from kilowatch.facility.model import (
     ErasureRow,
     Extent,
     InstalledMetric,
+    ListedMetric,
     Metric,
     MetricRow,
     PlacedMetric,
@@ -47,6 +48,23 @@ _PLACED: list[Any] = [
     _METRICS.valid_min,
     _METRICS.valid_max,
     _DEVICES.source == "simulated",
+]
+_LISTED: list[Any] = [
+    _METRICS.id,
+    _METRICS.key,
+    _METRICS.name,
+    _METRICS.quantity,
+    _METRICS.unit,
+    _METRICS.behaviour,
+    _METRICS.max_gap_s,
+    _DEVICES.id,
+    _DEVICES.slug,
+    _DEVICES.name,
+    _DEVICES.kind,
+    _SITES.id,
+    _SITES.slug,
+    _SITES.name,
+    _SITES.timezone,
 ]
 _SIMULATED: list[Any] = [
     _DEVICES.id,
@@ -281,12 +299,43 @@ def delete_metric(connection: Connection, metric_id: int) -> None:
 # ── metrics with their places ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _placed() -> Select[Any]:
+def _placed(columns: Sequence[Any] = _PLACED) -> Select[Any]:
     return (
-        select(*_PLACED)
+        select(*columns)
         .join(DeviceRow, DeviceRow.id == MetricRow.device_id)
         .join(SiteRow, SiteRow.id == DeviceRow.site_id)
     )
+
+
+def page_listed_metrics(
+    connection: Connection,
+    who: Principal,
+    page: PageRequest,
+    *,
+    words: Sequence[str],
+    site_id: int | None,
+    kind: str | None,
+    quantity: str | None,
+) -> list[ListedMetric]:
+    """The metrics of all sites that `who` may see, by id; each word stands in the name of one, its device or site."""
+    wanted = ((SiteRow.id, site_id), (DeviceRow.kind, kind), (MetricRow.quantity, quantity))
+    named = (MetricRow.name, MetricRow.key, DeviceRow.name, DeviceRow.slug, SiteRow.name, SiteRow.slug)
+    statement = _placed(_LISTED).where(
+        MetricRow.id > page.after_id,
+        *(column == value for column, value in wanted if value is not None),
+        *(or_(*(contains(column, word) for column in named)) for word in words),
+    )
+    statement = visible(statement, who, SiteRow.id).order_by(MetricRow.id).limit(page.limit + 1)
+    return fetch_all(connection, statement, ListedMetric)
+
+
+def listed_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> list[ListedMetric]:
+    """Those of the metrics that `who` may see, in no order."""
+    found: list[ListedMetric] = []
+    for chunk in batched(ids, _CHUNK):
+        statement = visible(_placed(_LISTED).where(MetricRow.id.in_(chunk)), who, SiteRow.id)
+        found += fetch_all(connection, statement, ListedMetric)
+    return found
 
 
 def placed_metrics(connection: Connection, who: Principal, ids: Sequence[int]) -> list[tuple[PlacedMetric, Role]]:

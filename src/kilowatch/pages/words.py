@@ -32,6 +32,10 @@ IN_SCRIPTS = (
     DAYS_AGO,
     N_("Live values have ended; load the page again."),
     N_("The connection is lost; values are as of before. Trying again …"),
+    N_("Arrows move, + and - zoom, Home shows the whole window, Shift with arrows reads values."),
+    N_("Chart: %(what)s"),
+    N_("There are more readings than are shown here; zoom in."),
+    N_("The values can't be loaded; try again."),
 )
 """The texts that scripts show; the layout hands them over (web/src/texts.ts)."""
 
