@@ -94,7 +94,7 @@ def reached(visitors: Visitors, server: Served, showcase: Showcase, view: View |
 
 
 def violations(page: Page) -> list[str]:
-    found = page.evaluate("rules => axe.run(document, rules)", _RULES)["violations"]
+    found = page.evaluate("rules => axe.run(document, rules).then(result => result.violations)", _RULES)
     return [f"{rule['id']}: {rule['help']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
 
 
