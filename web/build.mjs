@@ -14,7 +14,7 @@ import { land } from "./land.mjs";
 const here = dirname(fileURLToPath(import.meta.url));
 const target = join(here, "../src/kilowatch/pages/built");
 const draft = `${target}.tmp`;
-const entries = ["explore", "page", "site"];
+const entries = ["device", "explore", "page", "site"];
 
 rmSync(draft, { recursive: true, force: true });
 mkdirSync(draft, { recursive: true });

@@ -60,7 +60,9 @@ class KilowatchError(Exception):
 
     def __init__(self, detail: str, *, faults: tuple[Fault, ...] = (), retry_after_s: int | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail = str(detail)
+        self.message = detail
+        """The detail as it was made, so that it can be told in another language."""
         self.faults = faults
         self.retry_after_s = retry_after_s
 

@@ -57,6 +57,13 @@ VIEWS = (
     View("/devices/{device_id}/metrics/new"),
     View("/metrics/{metric_id}/edit"),
     View("/metrics/{metric_id}/delete"),
+    View("/explore", "newcomer"),
+    View("/explore", query="?metric={metric_id}&metric={other_metric_id}&metric=x/y/z&window=7d"),
+    View("/explore", query="?subscription={subscription_id}&metric={metric_id}&resolution=raw&live=on"),
+    View("/subscriptions"),
+    View("/subscriptions", "newcomer"),
+    View("/subscriptions/{subscription_id}/edit"),
+    View("/subscriptions/{subscription_id}/delete"),
     View("/account"),
     View("/account", "admin"),
     View("/account/password"),
@@ -64,20 +71,6 @@ VIEWS = (
     View("/account/keys", "newcomer"),
     View("/account/keys/new"),
     View("/account/keys/{key_id}/delete"),
-    View("/sites/new", "admin"),
-    View("/sites/{site_id}", "admin"),
-    View("/sites/{site_id}/edit", "admin"),
-    View("/sites/{site_id}/delete", "admin"),
-    View("/sites/{site_id}/grants", "admin"),
-    View("/sites/{site_id}/audit", "admin"),
-    View("/admin", "admin"),
-    View("/admin/users", "admin"),
-    View("/admin/users/new", "admin"),
-    View("/admin/users/{user_id}/edit", "admin"),
-    View("/admin/users/{user_id}/delete", "admin"),
-    View("/admin/users/{user_id}/grants", "admin"),
-    View("/admin/grants", "admin"),
-    View("/admin/audit", "admin"),
 )
 NOT_PAGES = {
     "/": "sends on",
@@ -103,12 +96,12 @@ class Showcase:
         showcase._make_site()
         showcase._make_empty_site()
         showcase._make_key(world.technician)
-        showcase.ids["user_id"] = world.standard.id
+        showcase._make_subscription(world.technician)
         return showcase
 
     def path(self, view: View) -> str:
         at = {name: self.ids[other] for name, other in view.at.items()}
-        return view.route.format(**self.ids | at) + view.query
+        return (view.route + view.query).format(**self.ids | at)
 
     def _make_site(self) -> None:
         position = {"latitude": 48.14, "longitude": 11.58, "country": "DE", "currency": "EUR"}
@@ -118,6 +111,8 @@ class Showcase:
             self._send_a_day(device, power_kw)
             if kind == "battery":
                 self.ids |= {"device_id": device["id"], "metric_id": device["metrics"][0]["id"]}
+            if kind == "weather_station":
+                self.ids["other_metric_id"] = device["metrics"][0]["id"]
         silent = self.world.device(site_id, name=LONG_NAME, manufacturer=LONG_NAME, properties={LONG_NAME: LONG_NAME})
         self.ids |= {"site_id": site_id, "silent_device_id": silent["id"]}
 
@@ -143,6 +138,11 @@ class Showcase:
                     for step in range(97)
                 ),
             )
+
+    def _make_subscription(self, person: Person) -> None:
+        ids = [self.ids["metric_id"], self.ids["other_metric_id"]]
+        answer = person.post("/subscriptions", {"name": LONG_NAME, "metric_ids": ids})
+        self.ids["subscription_id"] = answer.json()["id"]
 
     def _make_key(self, person: Person) -> None:
         body = {"name": LONG_NAME, "site_id": self.ids["site_id"], "scopes": ["read", "write", "ingest"]}

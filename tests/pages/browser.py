@@ -46,7 +46,8 @@ class Page:
 
     def fields(self, action: str) -> dict[str, str]:
         """What the form that goes to this address would send if nobody touched it."""
-        (form,) = [form for form in self.tree.forms if form.get("action") == action]
+        found = [form for form in self.tree.forms if form.get("action") == action]
+        (form,) = found if len(found) == 1 else [form for form in found if form.method == "POST"]
         sent = {name: value for name, value in form.form_values() if isinstance(value, str)}
         for area in form.xpath(".//textarea"):  # browsers leave the first line break out, lxml does not
             sent[area.get("name")] = sent[area.get("name")].removeprefix("\n")

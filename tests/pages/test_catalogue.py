@@ -20,39 +20,12 @@ def battery(world: World, **fields: Any) -> dict[str, Any]:
     return world.device(kind="battery", metrics=None, name="Cellar", **fields)
 
 
-class TestSites:
-    def test_shows_those_that_are_granted_and_no_others(self, world: World) -> None:
-        page = browser_of(world, world.standard).get("/sites")
-        assert "North" in page.body
-        assert "South" not in page.body
-
-    def test_finds_one_by_its_name(self, world: World) -> None:
-        admin = browser_of(world, world.admin)
-        found = admin.get("/sites", q="sou")
-        assert ("South" in found.body, "North" in found.body) == (True, False)
-        assert "No site has “<b>” in its name" in admin.get("/sites", q="<b>").body
-
-    def test_says_so_where_none_is_granted(self, world: World) -> None:
-        assert "No site is granted to you yet" in browser_of(world, world.newcomer).get("/sites").body
-
-    def test_pages_lead_through_all_of_them(self, world: World) -> None:
-        for number in range(55):
-            world.site(f"more-{number}")
-        admin = browser_of(world, world.admin)
-        first = admin.get("/sites", q="more-")
-        (following,) = [link for link in first.links() if "cursor=" in link]
-        second = admin.get(following)
-        named = [len(page.tree.xpath("//h2")) for page in (first, second)]
-        assert named == [50, 5]
-        assert not [link for link in second.links() if "cursor=" in link]
-
-
 class TestSite:
     def test_shows_devices_with_their_latest_values_units_and_ages(self, world: World, technician: Browser) -> None:
         device = battery(world)
         world.send(device["metrics"][0]["id"], ("2026-01-05T11:57:00Z", -1234.5))
         page = technician.get(f"/sites/{world.north}")
-        (row,) = page.tree.xpath("//tbody/tr")
+        (row,) = page.tree.xpath("//table[@class='list']/tbody/tr")
         told = re.sub(r"[ \n]+", " ", row.text_content())
         assert "Cellar" in told
         assert "Battery" in told
@@ -73,7 +46,7 @@ class TestSite:
         path = f"/sites/{world.north}"
 
         def names(**filters: str) -> str:
-            return technician.get(path, **filters).text("//tbody//th")
+            return technician.get(path, **filters).text("//table[@class='list']/tbody//th")
 
         assert names() == "Cellar Meter"
         assert names(kind="battery") == "Cellar"

@@ -48,7 +48,7 @@ class TestEachLanguage:
         for message in catalog(code):
             if message.id:
                 original, strings = of(message)
-                assert all(strings), original
+                assert all(strings) and not message.fuzzy, original  # those in doubt are not compiled
                 for string in strings:
                     assert set(re.findall(r"%\(\w+\)[ds]", string)) == set(re.findall(r"%\(\w+\)[ds]", original))
 

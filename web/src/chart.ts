@@ -104,6 +104,11 @@ export class LineChart {
     this.tell();
   }
 
+  /** Leave a line out until whoever looks asks for it. */
+  hide(place: number): void {
+    this.hidden.add(place);
+  }
+
   /** Show another window of what is drawn; more of it may come with `show`. */
   look(span: Span): void {
     this.span = span;
@@ -156,7 +161,8 @@ export class LineChart {
     const font = `${Math.round(0.78 * parseFloat(style.fontSize))}px ${style.fontFamily}`; // uPlot reads whole pixels only
     const faint = this.colour("--faint");
     const grid = { stroke: this.colour("--line"), width: 1 };
-    const units = [...new Set(lines.map((line) => line.unit))];
+    const units = [...new Set(lines.filter((_, place) => !this.hidden.has(place)).map((line) => line.unit))];
+    const scales = [...new Set(lines.map((line) => line.unit))];
     const most = Math.max(1, Math.floor(this.element.clientWidth / ROOM_FOR_AN_AXIS));
     const keys = this.legend.querySelectorAll<HTMLElement>(".key");
     const shared = { stroke: faint, font, ticks: grid };
@@ -166,7 +172,7 @@ export class LineChart {
         tzDate: (time) => uPlot.tzDate(new Date(time * 1000), this.options.zone),
         scales: {
           x: { time: true, auto: false, ...this.seconds() },
-          ...Object.fromEntries(units.map((unit) => [`unit ${unit}`, { auto: true }])),
+          ...Object.fromEntries(scales.map((unit) => [`unit ${unit}`, { auto: true }])),
         },
         series: [
           {},
@@ -196,7 +202,7 @@ export class LineChart {
             label: unit === "dimensionless" ? "" : unit,
             labelFont: font,
             labelSize: unit === "dimensionless" ? 0 : 18,
-            size: (_plot, told) => 14 + 7 * Math.max(3, ...(told ?? []).map((one) => one.length)),
+            size: (_plot, told) => 22 + 7.5 * Math.max(3, ...(told ?? []).map((one) => one.length)),
             values: (_plot, places) => places.map(onAxis),
           })),
         ],
@@ -227,6 +233,7 @@ export class LineChart {
       this.data(),
       this.frame,
     );
+    this.tell();
     this.plot.over.addEventListener("wheel", (event) => this.wheeled(event), { passive: false });
     for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel"] as const) {
       this.plot.over.addEventListener(kind, (event) => this.touched(event));
@@ -266,7 +273,7 @@ export class LineChart {
         button.setAttribute("aria-pressed", String(!this.hidden.has(place)));
         key.className = `key series-${place % COLOURS} dash-${Math.floor(place / COLOURS) % DASHES.length}`;
         button.append(key, line.label);
-        button.addEventListener("click", () => this.toggle(place, button));
+        button.addEventListener("click", () => this.toggle(place));
         value.className = "figure";
         this.values.push(value);
         item.append(button, value);
@@ -275,11 +282,11 @@ export class LineChart {
     );
   }
 
-  private toggle(place: number, button: HTMLElement): void {
+  private toggle(place: number): void {
     const show = this.hidden.delete(place);
     if (!show) this.hidden.add(place);
-    button.setAttribute("aria-pressed", String(show));
-    this.plot?.setSeries(place + 1, { show });
+    this.build();
+    this.legend.querySelectorAll<HTMLElement>("button")[place]?.focus();
   }
 
   /** The values at the cursor, or else the last ones. */
@@ -444,7 +451,7 @@ function held(until: () => number): uPlot.Series.PathBuilder {
     const stroke = new Path2D();
     uPlot.orient(plot, place, (_series, times, values, scaleX, scaleY, toX, toY, left, top, width, height) => {
       const x = (time: number) => Math.round(toX(time, scaleX, width, left));
-      const y = (value: number) => toY(value, scaleY, height, top);
+      const y = (value: number) => Math.round(toY(value, scaleY, height, top));
       let pen = Number.NaN; // where the line is, if it is anywhere
       let [low, high, level] = [0, 0, 0];
       const finish = () => {

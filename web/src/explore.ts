@@ -2,9 +2,8 @@
 // address. The server says what a view means: after each choice the page is asked again, and its part is put in place.
 
 import type { Span } from "./chart";
-import { age } from "./ages";
+import { showLatest } from "./latest";
 import { type Reading, follow } from "./live";
-import { number } from "./numbers";
 import { HistoryChart, type View } from "./plot";
 import { text } from "./texts";
 import { localText } from "./zones";
@@ -46,7 +45,7 @@ function start(): void {
   plot.hidden = false;
   element("tools").hidden = false;
   const named = view.metrics.slice(0, MOST_NAMED).map((metric) => metric.label).join(", ");
-  chart = new HistoryChart(plot, view, text("Chart: %(what)s", { what: named }), moved);
+  chart = new HistoryChart(plot, view, text("Chart: %(what)s", { what: named }), { moved });
   void chart.load().then(() => linkExports());
 }
 
@@ -212,18 +211,7 @@ async function refreshRest(): Promise<void> {
 
 function arrived(reading: Reading): void {
   chart?.arrived(reading);
-  const value = document.querySelector<HTMLElement>(`[data-latest="${reading.metric_id}"]`);
-  const time = document.querySelector<HTMLElement>(`[data-age-of="${reading.metric_id}"]`);
-  if (!value || !time || Date.parse(reading.timestamp) < Date.parse(time.querySelector("time")?.dateTime ?? "1970")) return;
-  const [figure, unit] = [document.createElement("data"), document.createElement("span")];
-  Object.assign(figure, { value: String(reading.value), textContent: number(reading.value) });
-  Object.assign(unit, { className: "unit", textContent: value.dataset.unit ?? "" });
-  value.replaceChildren(figure, " ", unit);
-  const read = document.createElement("time");
-  read.dateTime = reading.timestamp;
-  read.dataset.age = "";
-  read.textContent = age((Date.now() - Date.parse(reading.timestamp)) / 1000);
-  time.replaceChildren(read);
+  showLatest(reading);
 }
 
 async function savePicture(): Promise<void> {

@@ -16,6 +16,13 @@ export interface View extends Span {
   aggregate: string;
 }
 
+export interface More {
+  /** Is told of each window that is seen but the one that the page said; null for that one. */
+  moved?: (span: Span | null) => void;
+  /** Of more units than these the lines are not shown until they are asked for. */
+  unitsAtFirst?: number;
+}
+
 const SETTLED_MS = 250;
 const TAIL_EVERY_MS = 2000;
 
@@ -26,16 +33,14 @@ export class HistoryChart {
   private asking = new AbortController();
   private settling: number | undefined;
   private following = false;
+  private drawn = false;
   private readonly problem = document.createElement("p");
 
-  /**
-   * @param moved is told of each window that is seen but the one that the page said; null for that one.
-   */
   constructor(
     private readonly element: HTMLElement,
     private readonly view: View,
     label: string,
-    private readonly moved: (span: Span | null) => void = () => {},
+    private readonly more: More = {},
   ) {
     this.span = { start: view.start, end: view.end };
     this.chart = new LineChart(element, {
@@ -67,7 +72,7 @@ export class HistoryChart {
     if (this.isHome) return;
     this.span = { start: this.view.start, end: this.view.end };
     this.chart.look(this.span);
-    this.moved(null);
+    this.more.moved?.(null);
     this.settle();
   }
 
@@ -105,7 +110,7 @@ export class HistoryChart {
 
   private go(span: Span): void {
     this.span = span;
-    this.moved(span);
+    this.more.moved?.(span);
     this.settle();
   }
 
@@ -118,6 +123,12 @@ export class HistoryChart {
     const { answer } = this;
     if (!answer) return;
     const lines = this.view.metrics.map((metric, place) => ({ label: metric.label, unit: answer.units[place] ?? "" }));
+    const { unitsAtFirst } = this.more;
+    if (unitsAtFirst && !this.drawn) {
+      const units = [...new Set(answer.units)].slice(0, unitsAtFirst);
+      lines.forEach((line, place) => units.includes(line.unit) || this.chart.hide(place));
+    }
+    this.drawn = true;
     this.chart.show({ lines, ...answer }, this.span);
   }
 

@@ -1,7 +1,7 @@
 """Decides which of a caller's sites are shown, in which order, with what each of them does now."""
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 from sqlalchemy import Connection
@@ -38,8 +38,8 @@ class Overview(msgspec.Struct, frozen=True):
 class Portfolio:
     """All sites of a caller at once.
 
-    They are ordered by values of this moment, so all that fit are looked at for each page: out of memory, some tens of
-    microseconds a site.
+    Ordered by values of this moment, all that fit are looked at for each page: out of memory, some tens of microseconds
+    a site.
     """
 
     def __init__(self, gate: Gate, balances: Balances) -> None:
@@ -65,15 +65,36 @@ class Portfolio:
         every = self._gate.seeing(caller, _sites, words).found
         countries = sorted({site.country for site in every if site.country})
         sites = [site for site in every if not country or site.country == country]
+        sites.sort(key=lambda site: (site.name.casefold(), site.id))
+        if order == "name" and not only_stale:
+            chosen = _Slice.of(len(sites), page, size)
+            rows = self._now(caller, sites[chosen.items])
+        else:
+            found = [row for row in self._now(caller, sites) if row.health.stale or not only_stale]
+            found.sort(key=_RANKS[order])  # which keeps the names' order among equals
+            chosen = _Slice.of(len(found), page, size)
+            rows = found[chosen.items]
+        return Overview(rows, chosen.found, chosen.page, chosen.pages, countries)
+
+    def _now(self, caller: Caller, sites: Sequence[Site]) -> list[SiteNow]:
         live = self._balances.flows(caller, [site.id for site in sites])
         nothing = (None, Health(0, 0))
-        rows = [SiteNow(site, *live.get(site.id, nothing)) for site in sites]
-        rows = [row for row in rows if row.health.stale or not only_stale]
-        rows.sort(key=lambda row: (row.site.name.casefold(), row.site.id))
-        rows.sort(key=_RANKS[order])  # which keeps the names' order among equals
-        pages = max(1, -(-len(rows) // size))
+        return [SiteNow(site, *live.get(site.id, nothing)) for site in sites]
+
+
+class _Slice(NamedTuple):
+    """Which part of so many is on a page."""
+
+    items: slice
+    found: int
+    page: int
+    pages: int
+
+    @classmethod
+    def of(cls, count: int, page: int, size: int) -> "_Slice":
+        pages = max(1, -(-count // size))
         page = min(page, pages)
-        return Overview(rows[(page - 1) * size : page * size], len(rows), page, pages, countries)
+        return cls(slice((page - 1) * size, page * size), count, page, pages)
 
 
 def _sites(connection: Connection, who: Principal, words: str | None) -> list[Site]:

@@ -180,7 +180,7 @@ def install_errors(app: FastAPI) -> None:
             headers["Retry-After"] = str(error.retry_after_s)
         if status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-        return problem(request, status, error.detail, faults=error.faults, headers=headers)
+        return problem(request, status, error.message, faults=error.faults, headers=headers)
 
     @app.exception_handler(ClientDisconnect)  # before its body was all here
     @app.exception_handler(errors.Abandoned)

@@ -1,6 +1,7 @@
 """Devices and metrics: to look at, and for technicians to change."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.schemas import DeviceChange, DeviceIn, MetricChange, MetricIn
 from kilowatch.history.model import LatestReading
 from kilowatch.history.routes import HistoryService
+from kilowatch.history.service import Query as HistoryQuestion
+from kilowatch.kit.timespan import Window
 from kilowatch.kit.web import CatalogueLane, HistoryLane, RecordId
 from kilowatch.pages.forms import (
     KIND_NAMES,
@@ -33,11 +36,14 @@ from kilowatch.pages.forms import (
     without_empty,
 )
 from kilowatch.pages.rendering import go_to, language_of, render
+from kilowatch.pages.sparklines import Sparkline, sparkline
+from kilowatch.pages.views import MOST_METRICS, until_now
 from kilowatch.pages.visitors import OwnForm, SignedIn, once_of
-from kilowatch.pages.words import N_
+from kilowatch.pages.words import N_, Language
 
 router = APIRouter()
 
+_SPARK_WINDOW, _SPARK_POINTS = "24h", 60
 _DEVICE_SCHEMA, _METRIC_SCHEMA = DeviceIn.model_json_schema(), MetricIn.model_json_schema()
 _ABOUT = ("name", "slug", "manufacturer", "model", "serial_number", "commissioned_on")
 _SIMULATION = ("source", "interval_s")
@@ -64,23 +70,50 @@ async def show_device(
     who: SignedIn,
     device_id: RecordId,
 ) -> Response:
-    def show(latest: list[LatestReading]) -> Response:
+    def read() -> tuple[list[LatestReading], Window, dict[int, Sparkline | None]]:
+        latest = histories.latest_of_device(who.credential, device_id)
+        window = until_now(_SPARK_WINDOW, histories.now())
+        query = HistoryQuestion(window, points=_SPARK_POINTS)
+        history = histories.history_of_metrics(who.credential, [reading.metric_id for reading in latest], query)
+        lines = {
+            series.request.metric.id: sparkline(series, start_ms=window.start_ms, end_ms=window.end_ms)
+            for series in history.series
+        }
+        return latest, window, lines
+
+    def show(latest: list[LatestReading], window: Window, lines: dict[int, Sparkline | None]) -> Response:
         device = catalogue.get_device(who.credential, device_id)
+        site = catalogue.get_site(who.credential, device.site_id)
         readings = {reading.metric_id: reading for reading in latest}
         return render(
             request,
             "device.html",
-            site=catalogue.get_site(who.credential, device.site_id),
+            site=site,
             device=device,
             kind_names=KIND_NAMES,
             words=WORDS,
             properties=_told_properties(device),
-            rows=[(metric, readings.get(metric.id)) for metric in device.metrics],
+            rows=[(metric, readings.get(metric.id), lines.get(metric.id)) for metric in device.metrics],
+            chart=_chart(device.metrics[:MOST_METRICS], window, site.timezone, language_of(request)),
             may_change=_technician_of(who, device.site_id),
         )
 
-    latest = await history_lane.run_quickly(histories.latest_of_device, who.credential, device_id)
-    return await lane.run(show, latest)
+    return await lane.run(show, *await history_lane.run(read))
+
+
+def _chart(metrics: Sequence[Metric], window: Window, timezone: str, language: Language) -> dict[str, Any]:
+    """What web/src/device.ts is told."""
+    return {
+        "metrics": [
+            {"id": metric.id, "label": language.told(metric.name), "gap_s": metric.max_gap_s} for metric in metrics
+        ],
+        "start": window.start_ms,
+        "end": window.end_ms,
+        "rolling": True,
+        "zone": timezone,
+        "resolution": "auto",
+        "aggregate": "",
+    }
 
 
 def _told_properties(device: Device) -> list[tuple[str, Any, str]]:

@@ -325,7 +325,7 @@ class Form:
         faults: dict[str, str] = {}
         others: list[str] = []
         names = {field.name for field in self.fields}
-        for fault in error.faults or (Fault("", error.detail),):
+        for fault in error.faults or (Fault("", error.message),):
             name = fault.pointer.strip("/")
             if name in names:
                 faults.setdefault(name, translated(fault.detail, language))
@@ -464,6 +464,7 @@ _PATTERNS = tuple(
             r"The site has a device with the slug `(?P<slug>.+)` already\.",
             N_("The site has a device with the short name %(slug)s already."),
         ),
+        (r"Not a cursor of this list; .*", N_("This address leads to no page of the list; begin at its start.")),
         (
             r"There is a site with the slug `(?P<slug>.+)` already\.",
             N_("There is a site with the short name %(slug)s already."),

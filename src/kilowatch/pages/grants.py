@@ -224,7 +224,7 @@ def _show(
         view=view,
         rows=rows,
         role_names=ROLE_NAMES,
-        error=language.said(error.detail) if error else "",
+        error=language.said(error.message) if error else "",
     )
 
 

@@ -191,7 +191,7 @@ def delete_user(
     try:
         accounts.delete_user(who.credential, user_id, if_match=sent.get("version", ""))
     except (Conflict, Stale) as error:
-        told = language.said(error.detail)
+        told = language.said(error.message)
         status = _STALE if isinstance(error, Stale) else 409
         return _deletion_page(request, accounts, subscriptions, who, user_id, status=status, error=told)
     text = language.texts.gettext("The user %(name)s was deleted.") % {"name": user.name}

@@ -144,7 +144,7 @@ async def delete_site(
     try:
         gone = await history_lane.run(catalogue.delete_site, who.credential, site_id, if_match=version)
     except Stale as error:
-        text = language_of(request).said(error.detail)
+        text = language_of(request).said(error.message)
         return go_to(request, request.url.path, flash=text, kind="warning")
     return go_to(request, "/sites", flash=_told(request, site.name, gone))
 

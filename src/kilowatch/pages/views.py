@@ -158,7 +158,7 @@ def understood(view: View, zones: Sequence[str], now: datetime) -> Sight:
         errors["resolution"] = N_("Choose one of the list.")
     if view.aggregate not in AGGREGATE_NAMES:
         errors["aggregate"] = N_("Choose one of the list.")
-    window = attempt("window", lambda: _window(view, shown, now)) or _rolling(DEFAULT_WINDOW, now)
+    window = attempt("window", lambda: _window(view, shown, now)) or until_now(DEFAULT_WINDOW, now)
     assert isinstance(window, Window)
     known = {name: getattr(View(), name) for name in errors.keys() & {"resolution", "aggregate", "timezone"}}
     if errors.keys() & {"window", "start", "end"}:
@@ -169,7 +169,7 @@ def understood(view: View, zones: Sequence[str], now: datetime) -> Sight:
 def _window(view: View, shown: ZoneInfo, now: datetime) -> Window:
     """Raises `Invalid` naming the field."""
     if view.window in _ROLLING:
-        return _rolling(view.window, now)
+        return until_now(view.window, now)
     if view.window in _CALENDAR:
         first, last = (_midnight(day, shown) for day in _CALENDAR[view.window][1](now.astimezone(shown).date()))
         return Window.parse(first.isoformat(), last.isoformat())
@@ -179,8 +179,8 @@ def _window(view: View, shown: ZoneInfo, now: datetime) -> Window:
     return Window.parse(start.isoformat(), end.isoformat())
 
 
-def _rolling(name: str, now: datetime) -> Window:
-    """It ends with the second after now, so that what is read now is in it."""
+def until_now(name: str, now: datetime) -> Window:
+    """One of the windows that end now. It ends with the second after now, so that what is read now is in it."""
     end = now.replace(microsecond=0) + timedelta(seconds=1)
     return Window(end - _ROLLING[name][1], end)
 

@@ -31,7 +31,7 @@ KEPT = "kept"
 SECRETS = ("password", "old", "new", "again")
 """The fields that hold passwords, which are not kept anywhere."""
 
-_NEVER_KEPT = {*SECRETS, FORM_TOKEN, FORM_OWNER, ONCE}
+_NEVER_KEPT = {*SECRETS, FORM_TOKEN, FORM_OWNER, ONCE, "username"}
 _MOST_KEPT = 60_000
 FORGED = N_("This form was not sent by a page of Kilowatch, or your session has changed since; open the page again.")
 _MOST_FIELDS = 400
