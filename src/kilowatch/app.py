@@ -105,7 +105,7 @@ class Kilowatch:
             + _HEALTH_THREADS
             + _OPERATIONS_THREADS
             + _LIVE_THREADS
-            + 1
+            + 2  # the keeper of simulated devices, and the one thread that stores readings
             + _WEBHOOK_THREADS
             + webhook_sender.THREADS
         )
@@ -114,7 +114,7 @@ class Kilowatch:
             with _naming("KILOWATCH_DATABASE_URL"):
                 migrations.upgrade(self.database)
             with _naming("KILOWATCH_HISTORY_URL"):
-                self.history = open_history(settings, clock=clock) if with_history else None
+                self.history = open_history(settings, self.database, clock=clock) if with_history else None
         except BaseException:
             self.database.close()
             raise
@@ -183,8 +183,15 @@ class Kilowatch:
         self.close()
 
 
-def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = True) -> HistoryStore:
-    """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do."""
+def open_history(
+    settings: Settings, database: Database | None, *, clock: Clock = utc_now, migrate: bool = True
+) -> HistoryStore:
+    """The history that the settings name. Raises `Invalid` or `Unavailable`, saying what to do.
+
+    Args:
+        database: where processes take turns that store in the same history. `None`: this one stores nothing.
+    """
+    is_shared = database is not None and not database.is_sqlite and not settings.resolved_history_url.startswith("chdb")
     return HistoryStore(
         settings.resolved_history_url,
         connections=settings.history_threads + _LIVE_THREADS,
@@ -192,6 +199,7 @@ def open_history(settings: Settings, *, clock: Clock = utc_now, migrate: bool = 
         memory_bytes=settings.history_memory_bytes,
         clock=clock,
         migrate=migrate,
+        shared_by=database if is_shared else None,
     )
 
 

@@ -71,6 +71,20 @@ VIEWS = (
     View("/account/keys", "newcomer"),
     View("/account/keys/new"),
     View("/account/keys/{key_id}/delete"),
+    View("/sites/new", "admin"),
+    View("/sites/{site_id}", "admin"),
+    View("/sites/{site_id}/edit", "admin"),
+    View("/sites/{site_id}/delete", "admin"),
+    View("/sites/{site_id}/grants", "admin"),
+    View("/sites/{site_id}/audit", "admin"),
+    View("/admin", "admin"),
+    View("/admin/users", "admin"),
+    View("/admin/users/new", "admin"),
+    View("/admin/users/{user_id}/edit", "admin"),
+    View("/admin/users/{user_id}/delete", "admin"),
+    View("/admin/users/{user_id}/grants", "admin"),
+    View("/admin/grants", "admin"),
+    View("/admin/audit", "admin"),
 )
 NOT_PAGES = {
     "/": "sends on",
@@ -97,6 +111,7 @@ class Showcase:
         showcase._make_empty_site()
         showcase._make_key(world.technician)
         showcase._make_subscription(world.technician)
+        showcase.ids["user_id"] = world.standard.id
         return showcase
 
     def path(self, view: View) -> str:

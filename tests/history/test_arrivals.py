@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilowatch.history.model import Place, Rows
+from kilowatch.history.model import Place, ReadArrived, Rows
 from kilowatch.history.store import HistoryStore
 from kilowatch.live.feed import Arrival, Feed
 from tests.conftest import START
@@ -38,6 +38,9 @@ class Heard:
 
     def arrived_in_part(self, received_at: int) -> None:
         self.in_part.append(received_at)
+
+    def arrived_elsewhere(self, metric_ids: frozenset[int], read: ReadArrived) -> None:
+        self.rows += read(metric_ids)
 
 
 class TestPlace:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kilowatch.errors import Unavailable
 from kilowatch.history import changes
 from kilowatch.history.engine import Engine, HistoryUnavailable
-from kilowatch.history.model import Batch, Place, Rows
+from kilowatch.history.model import Batch, Place, ReadArrived, Rows
 from kilowatch.history.native import encode
 from kilowatch.history.store import HistoryStore
 from kilowatch.kit.timespan import Window, from_ms
@@ -167,6 +167,9 @@ class TestAnInsertThatFailsHalfWay:
             def arrived_in_part(self, received_at: int) -> None:
                 in_part.append(received_at)
 
+            def arrived_elsewhere(self, metric_ids: frozenset[int], read: ReadArrived) -> None:
+                raise AssertionError("there is no other process")
+
         store.listen(Heard())
         halves()
         with pytest.raises(Unavailable):
@@ -188,6 +191,9 @@ class Heard:
 
     def arrived_in_part(self, received_at: int) -> None:
         raise AssertionError("nothing fails here")
+
+    def arrived_elsewhere(self, metric_ids: frozenset[int], read: ReadArrived) -> None:
+        raise AssertionError("there is no other process")
 
 
 ROW = st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from((0.0, 1.0, 2.0)))

@@ -15,6 +15,7 @@ from kilowatch.errors import Invalid
 from kilowatch.history.appender import Appender, Overloaded
 from kilowatch.history.model import Rows
 from kilowatch.history.store import HistoryStore
+from kilowatch.history.turns import OwnTurns, Turn
 from kilowatch.kit.timespan import Window, from_ms
 from tests.conftest import START, Clock, _unique
 from tests.history.conftest import Recorder, batch_of, ms
@@ -151,7 +152,7 @@ class TestGroupCommit:
         entered, go = threading.Event(), threading.Event()
         inserts: list[int] = []
 
-        def insert(rows: Rows) -> None:
+        def insert(rows: Rows, _turn: Turn) -> None:
             inserts.append(len(rows))
             if len(inserts) == 1:
                 entered.set()
@@ -159,7 +160,7 @@ class TestGroupCommit:
             if len(inserts) == 2:
                 raise OSError("the disk is full")
 
-        appender = Appender(insert, clock=lambda: START)
+        appender = Appender(insert, OwnTurns(0), clock=lambda: START)
         first = appender.submit(batch_of((1, [(0, 0.0)])))
         assert entered.wait(10)
         others = [appender.submit(batch_of((2, [(n, 0.0)]))) for n in range(8)]
@@ -175,7 +176,7 @@ class TestGroupCommit:
 
     def test_what_waits_is_written_before_it_closes(self) -> None:
         rows_written: list[int] = []
-        appender = Appender(lambda rows: rows_written.append(len(rows)), clock=lambda: START)
+        appender = Appender(lambda rows, _turn: rows_written.append(len(rows)), OwnTurns(0), clock=lambda: START)
         done = [appender.submit(batch_of((1, [(n, 0.0)]))) for n in range(8)]
         appender.close()
         assert all(future.done() for future in done)
@@ -187,7 +188,7 @@ class TestGroupCommit:
         def fail() -> None:
             raise OSError("no space left")
 
-        appender = Appender(lambda _rows: None, clock=lambda: START, when_idle=fail)
+        appender = Appender(lambda _rows, _turn: None, OwnTurns(0), clock=lambda: START, when_idle=fail)
         for n in range(3):
             appender.submit(batch_of((1, [(n, 0.0)]))).result(10)
         appender.close()
@@ -290,6 +291,7 @@ import sys
 from datetime import UTC, datetime
 from kilowatch.history.engine import EngineInUse
 from kilowatch.history.store import HistoryStore
+from kilowatch.history.turns import OwnTurns, Turn
 try:
     HistoryStore("chdb://{history_directory}", connections=1, sync=False, clock=lambda: datetime.now(UTC))
 except EngineInUse as error:

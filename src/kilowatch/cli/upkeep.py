@@ -78,7 +78,7 @@ def _check_history(settings: Settings) -> str:
     from kilowatch.app import open_history, refuse_history_in_use
 
     refuse_history_in_use(settings)
-    store = open_history(settings, migrate=False)
+    store = open_history(settings, None, migrate=False)
     try:
         store.check()
         return f"{_shown_url(settings.resolved_history_url)} answers, ClickHouse {store.version()}"

@@ -15,6 +15,7 @@ import structlog
 
 from kilowatch.errors import Unavailable, said
 from kilowatch.history.model import Batch, Flags, Rows, joined
+from kilowatch.history.turns import Turn, Turns
 from kilowatch.kit.timespan import to_ms
 
 log = structlog.get_logger("kilowatch.history")
@@ -42,22 +43,26 @@ class Appender:
 
     def __init__(
         self,
-        store: Callable[[Rows], None],
+        store: Callable[[Rows, Turn], None],
+        turns: Turns,
         *,
         clock: Callable[[], datetime],
-        last_received_at: int = 0,
         when_idle: Callable[[], None] = lambda: None,
         idle_s: float | None = None,
     ) -> None:
-        """`store` makes rows durable; `when_idle` is called, by the same thread, at least every `idle_s` or so."""
+        """
+        Args:
+            store: makes rows durable in a turn, and says in it which metrics they are of.
+            when_idle: is called, by the same thread, at least every `idle_s` or so.
+        """
         self._store = store
+        self._turns = turns
         self._clock = clock
         self._when_idle = when_idle
         self._idle_s = idle_s
         self._waiting: list[tuple[Batch, Future[int]]] = []
         self._waiting_rows = 0
         self._writers = 0
-        self._last_received_at = last_received_at
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="history-appender", daemon=True)
@@ -74,11 +79,6 @@ class Appender:
             self._waiting_rows += len(batch)
             self._changed.notify()
         return done
-
-    def let_time_pass(self) -> int:
-        """By its own thread: a moment before now, which whatever is stored from now on is received after."""
-        self._last_received_at = max(to_ms(self._clock()) - 1, self._last_received_at)
-        return self._last_received_at
 
     def close(self) -> None:
         """Write what waits, then stop."""
@@ -106,16 +106,15 @@ class Appender:
 
     def _write(self, group: list[tuple[Batch, Future[int]]]) -> None:
         try:
-            received_at = max(to_ms(self._clock()), self._last_received_at + 1)
-            self._last_received_at = received_at
-            self._store(rows_of([batch for batch, _ in group], received_at))
+            with self._turns.take(to_ms(self._clock())) as turn:
+                self._store(rows_of([batch for batch, _ in group], turn.received_at), turn)
         # Whatever it is, it belongs to those who wait for this insert: each of them raises it.
         except Exception as error:
             for _, done in group:
                 done.set_exception(error)
         else:
             for _, done in group:
-                done.set_result(received_at)
+                done.set_result(turn.received_at)
 
     def _next_group(self) -> list[tuple[Batch, Future[int]]] | None:
         """The batches that go with the next insert, none after a while without any; `None` when closed and all done."""

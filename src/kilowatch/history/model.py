@@ -1,7 +1,7 @@
 """Readings, what can be asked of them, and what is answered."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple, Protocol, get_args
@@ -121,7 +121,16 @@ class Listener(Protocol):
         """These were just stored. Each moment of arrival is later than the one before."""
 
     def arrived_in_part(self, received_at: int) -> None:
-        """An insert of that moment failed, and some of it may be stored nevertheless."""
+        """Readings of any metric may have been stored until that moment: they have to be read from the store."""
+
+    def arrived_elsewhere(self, metric_ids: frozenset[int], read: "ReadArrived") -> None:
+        """Another process stored readings of these metrics; `read` gives those of the metrics that it is asked for.
+
+        Raises `Unavailable` where these can't be read.
+        """
+
+
+ReadArrived = Callable[[Collection[int]], Iterable[Rows]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,6 +24,8 @@ from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
+from kilowatch.history.turns import OwnTurns, SharedTurns, Turn, Turns
+from kilowatch.kit.db import Database
 from kilowatch.kit.timespan import Window, to_ms
 
 log = structlog.get_logger("kilowatch.history")
@@ -52,6 +54,7 @@ class HistoryStore:
         clock: Callable[[], datetime],
         migrate: bool = True,
         memory_bytes: int = _MEMORY_BYTES,
+        shared_by: Database | None = None,
     ) -> None:
         """Open the engine and bring its tables up to date.
 
@@ -60,6 +63,7 @@ class HistoryStore:
             sync: write readings through to the disk before `append` returns.
             clock: the time that readings are received.
             memory_bytes: what may be kept in memory of the history that was asked for.
+            shared_by: the PostgreSQL at which the processes take turns that store in the same server.
 
         Raises what `Engine` raises.
         """
@@ -88,11 +92,21 @@ class HistoryStore:
             raise
         # A clock that was ahead has left readings, and a mark in `latest`, which what comes now must be later than.
         last_received_at = max(int(last_written), self._stored_until, to_ms(clock()) - 1)
-        self._arrivals = Arrivals(self._engine, last_received_at)
+        self._own_turns = OwnTurns(last_received_at)
+        self._stop_hearing: Callable[[], None] = lambda: None
+        turns: Turns = self._own_turns
+        if shared_by is None:
+            self._arrivals = Arrivals(self._engine, last_received_at, is_shared=False)
+        else:
+            turns = shared = SharedTurns(shared_by, last=last_received_at)
+            self._arrivals = Arrivals(self._engine, last_received_at, is_shared=True)
+            self._stop_hearing = shared.listen(self._arrivals.heard)
+        self._clock = clock
+        self._is_shared = shared_by is not None
         self._appender = Appender(
             self._store_rows,
+            turns,
             clock=clock,
-            last_received_at=last_received_at,
             when_idle=self._between_inserts,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
@@ -351,16 +365,20 @@ class HistoryStore:
             return
         self._closed = True
         self._appender.close()
+        self._stop_hearing()
         if self._alone:
             self._write_newest()
         self._engine.close()
 
     # ── by the appender's thread ──
 
-    def _store_rows(self, rows: Rows) -> None:
+    def _store_rows(self, rows: Rows, turn: Turn) -> None:
         """One insert by the appender's thread, on the client that is its own."""
         self._make_sure()
+        if not turn.alone:
+            self._changes.unknown()
         rows = self._without_same(rows)
+        turn.metric_ids = tuple(np.unique(rows.metric_ids).tolist())
         if not len(rows):
             return
         with self._storing:
@@ -444,7 +462,8 @@ class HistoryStore:
 
     def _between_inserts(self) -> None:
         """Now and then, by the appender's thread."""
-        self._arrivals.nothing_until(self._appender.let_time_pass())
+        if not self._is_shared:
+            self._arrivals.nothing_until(self._own_turns.let_time_pass(to_ms(self._clock())))
         self._changes.forget_old()
         self._write_newest_sometimes()
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Engine,
     Executable,
     MetaData,
+    NullPool,
     create_engine,
     event,
     func,
@@ -162,6 +163,16 @@ class Database:
         finally:
             if engine is not self._writer:
                 engine.dispose()
+
+    def listening_engine(self) -> Engine:
+        """For a connection that stays open and begins no transactions (PostgreSQL only). Its user disposes of it."""
+        return create_engine(
+            self.url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            connect_args={"connect_timeout": 5},
+        )
 
     def close(self) -> None:
         if self._watcher is not None:

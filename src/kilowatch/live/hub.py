@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kilowatch.history.model import Rows
+from kilowatch.errors import Unavailable
+from kilowatch.history.model import ReadArrived, Rows
 from kilowatch.live import events
 from kilowatch.live.feed import Arrival
 
@@ -48,7 +49,7 @@ class Hub:
             if not ears:
                 self._ears.pop(metric_id, None)
 
-    # ── by the thread that stores ──
+    # ── by the thread that stores, or hears of what others store ──
 
     def arrived(self, rows: Rows) -> None:
         if self._ears:
@@ -58,6 +59,16 @@ class Hub:
 
     def arrived_in_part(self, _received_at: int) -> None:
         if self._ears:
+            self._soon(self._all_fall_behind)
+
+    def arrived_elsewhere(self, metric_ids: frozenset[int], read: ReadArrived) -> None:
+        wanted = metric_ids & self._ears.keys()
+        if not wanted:
+            return
+        try:
+            for rows in read(wanted):
+                self._soon(self._pass_on, rows, list(_runs(rows)))
+        except Unavailable:  # or too much to pass on
             self._soon(self._all_fall_behind)
 
     def _soon(self, call: Callable[..., None], *args: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from kilowatch.errors import KilowatchError
-from kilowatch.history.model import Rows
+from kilowatch.history.model import ReadArrived, Rows
 from kilowatch.kit.web import Lane
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.deliveries import Attempt, Deliveries
@@ -51,6 +51,9 @@ class News:
 
     def arrived_in_part(self, _received_at: int) -> None:
         self._tell(Change(of_any=True))
+
+    def arrived_elsewhere(self, metric_ids: frozenset[int], _read: ReadArrived) -> None:
+        self._tell(Change(metric_ids=set(metric_ids)))
 
     def changed(self, webhook_id: int) -> None:
         self._tell(Change(webhook_ids={webhook_id}))

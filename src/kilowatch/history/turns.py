@@ -1,0 +1,150 @@
+"""When readings are received: a moment of its own for each insert, later than all before it, in whatever process.
+
+One process alone counts by itself. Several that share a ClickHouse server take turns at a row of the catalogue's
+database: whoever holds it stores, and commits with a notice of what arrived. PostgreSQL delivers notices in the order
+of the commits, so all processes hear of all arrivals in the same order, and of none before it can be read.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from sqlalchemy import BigInteger, Connection, func, select, text, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kilowatch.kit.db import Base, Database
+from kilowatch.kit.notices import Notices
+
+log = structlog.get_logger("kilowatch.history")
+
+_CHANNEL = "kilowatch_arrivals"
+_MOST_IDS = 900
+"""Metrics that a notice names; it may have 8,000 bytes. Of more it says that any may have readings."""
+
+_WAIT = text("SET LOCAL lock_timeout = '30s'")
+
+
+class ArrivalClock(Base):
+    """One row: the last moment that was taken."""
+
+    __tablename__ = "arrival_clock"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    received_at: Mapped[int] = mapped_column(BigInteger)
+
+
+_READ = select(ArrivalClock.received_at).where(ArrivalClock.id == 1)
+
+
+@dataclass(slots=True)
+class Turn:
+    """The right to store, for as long as it takes."""
+
+    received_at: int
+    """In ms since 1970."""
+
+    alone: bool = True
+    """Whether nobody else stored since the last turn here."""
+
+    metric_ids: tuple[int, ...] | None = None
+    """Which metrics have new readings: said by whoever stored. `None`: any may have."""
+
+
+class Turns(Protocol):
+    def take(self, now: int) -> AbstractContextManager[Turn]:
+        """A turn whose moment is `now` (ms since 1970) or later. Raises `Unavailable` if there is none to be had."""
+
+
+class OwnTurns:
+    """Of one process alone. Used by one thread."""
+
+    def __init__(self, last: int) -> None:
+        """`last`: a moment that all turns are later than."""
+        self._last = last
+
+    @contextmanager
+    def take(self, now: int) -> Iterator[Turn]:
+        self._last = max(now, self._last + 1)
+        yield Turn(self._last)
+
+    def let_time_pass(self, now: int) -> int:
+        """A moment before `now`, which all turns to come are later than."""
+        self._last = max(now - 1, self._last)
+        return self._last
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A notice: at this moment readings of these metrics (`None`: of any) were stored, by this process or another."""
+
+    received_at: int
+    metric_ids: frozenset[int] | None
+    is_own: bool
+
+
+Hear = Callable[[Arrived], None]
+
+
+class SharedTurns:
+    """Of all processes at one PostgreSQL. `take` is used by one thread; what is heard comes from another."""
+
+    def __init__(self, database: Database, *, last: int) -> None:
+        """`last`: a moment that all turns are later than, whatever the database says."""
+        self._database = database
+        self._process = secrets.token_hex(8)
+        self._last = 0
+        self._unsure = True  # an earlier process may have stored, and ended before it could say so
+        with database.write() as connection:
+            self._take(connection, last)
+
+    @contextmanager
+    def take(self, now: int) -> Iterator[Turn]:
+        trouble: Exception | None = None
+        was_unsure, self._unsure = self._unsure, True
+        with self._database.write() as connection:
+            received_at, before = self._take(connection, now)
+            turn = Turn(received_at, alone=before == self._last)
+            try:
+                yield turn
+            except Exception as error:
+                # Some of it may be stored: so the moment is taken all the same, and the others look.
+                turn.metric_ids, trouble = None, error
+            notice = self._notice(turn, of_any=was_unsure)
+            connection.execute(select(func.pg_notify(_CHANNEL, notice)))
+        # Where this is not reached nobody was told, so the next notice says that any metric may have readings.
+        self._last, self._unsure = received_at, False
+        if trouble is not None:
+            raise trouble
+
+    def listen(self, hear: Hear) -> Callable[[], None]:
+        """Have it told of all arrivals from now on, in their order, first of the last one before; returns what ends it.
+
+        Whenever notices may have been missed (the database was away) it hears that any metric may have readings.
+        """
+        return Notices(
+            self._database,
+            _CHANNEL,
+            hear=lambda notice: hear(self._arrived(notice)),
+            connected=lambda connection: hear(Arrived(connection.execute(_READ).scalar_one(), None, False)),
+        ).close
+
+    def _take(self, connection: Connection, now: int) -> tuple[int, int]:
+        """The new moment, and the last one before."""
+        connection.execute(_WAIT)
+        before = connection.execute(_READ.with_for_update()).scalar_one()
+        received_at = max(now, before + 1)
+        connection.execute(update(ArrivalClock).where(ArrivalClock.id == 1).values(received_at=received_at))
+        return received_at, before
+
+    def _notice(self, turn: Turn, *, of_any: bool) -> str:
+        known = None if turn.metric_ids is None or of_any or len(turn.metric_ids) > _MOST_IDS else turn.metric_ids
+        return json.dumps([turn.received_at, self._process, known], separators=(",", ":"))
+
+    def _arrived(self, notice: str) -> Arrived:
+        received_at, process, metric_ids = json.loads(notice)
+        known = None if metric_ids is None else frozenset(metric_ids)
+        return Arrived(received_at, known, process == self._process)
