@@ -20,6 +20,7 @@ let settling: number | undefined;
 const stream = element("stream");
 const finder = element<HTMLFormElement>("finder");
 
+document.documentElement.classList.add("scripted");
 start();
 follow(stream);
 stream.addEventListener("reading", (event) => arrived((event as CustomEvent<Reading>).detail));

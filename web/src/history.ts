@@ -7,6 +7,8 @@ export interface Metric {
   label: string;
   /** How long a reading is believed, in seconds; null: until the next. */
   gap_s: number | null;
+  /** Whether it is a counter. */
+  sums?: boolean;
 }
 
 export interface Question {

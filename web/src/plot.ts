@@ -19,7 +19,7 @@ export interface View extends Span {
 export interface More {
   /** Is told of each window that is seen but the one that the page said; null for that one. */
   moved?: (span: Span | null) => void;
-  /** Of more units than these the lines are not shown until they are asked for. */
+  /** Lines of more units than these, and of counters, are not shown until they are asked for. */
   unitsAtFirst?: number;
 }
 
@@ -124,12 +124,19 @@ export class HistoryChart {
     if (!answer) return;
     const lines = this.view.metrics.map((metric, place) => ({ label: metric.label, unit: answer.units[place] ?? "" }));
     const { unitsAtFirst } = this.more;
-    if (unitsAtFirst && !this.drawn) {
-      const units = [...new Set(answer.units)].slice(0, unitsAtFirst);
-      lines.forEach((line, place) => units.includes(line.unit) || this.chart.hide(place));
-    }
+    if (unitsAtFirst && !this.drawn) this.showFew(answer.units, unitsAtFirst);
     this.drawn = true;
     this.chart.show({ lines, ...answer }, this.span);
+  }
+
+  /** Those of the first units; counters only where there is nothing else. */
+  private showFew(units: readonly string[], most: number): void {
+    const { metrics } = this.view;
+    const gauges = units.filter((_, place) => !metrics[place]?.sums);
+    const few = new Set([...new Set(gauges.length ? gauges : units)].slice(0, most));
+    units.forEach((unit, place) => {
+      if (!few.has(unit) || (metrics[place]?.sums && gauges.length)) this.chart.hide(place);
+    });
   }
 
   private async follow(): Promise<void> {

@@ -105,7 +105,13 @@ def _chart(metrics: Sequence[Metric], window: Window, timezone: str, language: L
     """What web/src/device.ts is told."""
     return {
         "metrics": [
-            {"id": metric.id, "label": language.told(metric.name), "gap_s": metric.max_gap_s} for metric in metrics
+            {
+                "id": metric.id,
+                "label": language.told(metric.name),
+                "gap_s": metric.max_gap_s,
+                "sums": metric.behaviour == "counter",
+            }
+            for metric in metrics
         ],
         "start": window.start_ms,
         "end": window.end_ms,
