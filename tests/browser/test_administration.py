@@ -20,9 +20,9 @@ class TestGrants:
         for user, key in (("Newcomer", "t"), ("Standard", "r")):
             tab_to(page, f"{user} at {name}")
             page.keyboard.press(key)  # the role that begins so
-        page.keyboard.press("Enter")
         tab_to(page, "Save the grants")
-        page.keyboard.press("Enter")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
         expect(message(page)).to_be_visible()
         expect(page.get_by_label(f"Newcomer at {name}")).to_have_value("technician")
         expect(page.get_by_label(f"Standard at {name}")).to_have_value("standard")
@@ -31,7 +31,8 @@ class TestGrants:
         tab_to(page, f"Newcomer at {name}")
         page.keyboard.press("n")
         tab_to(page, "Save the grants")
-        page.keyboard.press("Enter")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
         expect(page.get_by_label(f"Newcomer at {name}")).to_have_value("none")
         assert world.newcomer.get(f"/sites/{site_id}").status_code == 404
 
@@ -46,3 +47,14 @@ class TestUsers:
         page.get_by_label("Password").first.fill("a long enough password")
         page.get_by_role("button", name="Add the user").click()
         expect(message(page)).to_contain_text("Ada")
+        page.goto(f"/admin/users?q={email}")
+        page.get_by_role("link", name="Change Ada").click()
+        page.get_by_label("Name").fill("Ada Lovelace")
+        page.get_by_role("button", name="Save").click()
+        expect(message(page)).to_be_visible()
+        page.goto(f"/admin/users?q={email}")
+        page.get_by_role("link", name="Delete Ada Lovelace").click()
+        page.get_by_role("main").get_by_role("button", name="Delete").click()
+        expect(message(page)).to_contain_text("Ada Lovelace")
+        page.goto(f"/admin/users?q={email}")
+        expect(page.get_by_role("rowheader", name="Ada Lovelace")).to_have_count(0)
