@@ -450,7 +450,7 @@ class TestMessagesOfServices:
         ("path", "status", "told"),
         [
             ("/admin", 403, "Nur ein Administrator darf das."),
-            ("/sites?cursor=x", 422, "beginnen Sie am Anfang"),
+            ("/subscriptions?cursor=x", 422, "beginnen Sie am Anfang"),
             ("/sign-out", 405, "anders benutzt"),
         ],
     )
@@ -466,5 +466,5 @@ class TestMessagesOfServices:
             raise HistoryUnavailable
 
         monkeypatch.setattr(Catalogue, "list_sites", dead)
-        page = german.get("/sites")
+        page = german.get("/explore")
         assert (page.status, "Der Messwertspeicher antwortet nicht" in page.body) == (503, True)
