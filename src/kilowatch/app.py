@@ -36,6 +36,7 @@ from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit.db import Database
+from kilowatch.kit.leadership import Leadership
 from kilowatch.kit.openapi import install_openapi, operation
 from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
@@ -171,6 +172,10 @@ class Kilowatch:
             read=Lane(_LIVE_THREADS).run,
         )
 
+    def keeper(self) -> Keeper:
+        """Has simulated devices report, in one of the processes at this database."""
+        return Keeper(self.simulation, Leadership(self.database, "simulation"))
+
     def close(self) -> None:
         if self.history is not None:
             self.history.close()
@@ -263,7 +268,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
-            with contextlib.closing(Keeper(opened.simulation)) as app.state.keeper:
+            with contextlib.closing(opened.keeper()) as app.state.keeper:
                 async with _sending(opened, settings, clock):
                     yield
                     await app.state.streams.close()

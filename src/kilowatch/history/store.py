@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
@@ -429,16 +430,23 @@ class HistoryStore:
         """An insert failed, and nobody knows what of it is stored."""
         if self._alone:
             self._recent.settle(found)
-            self._unsure.update(found["metric_id"].tolist())
+        self._unsure.update(found["metric_id"].tolist())
         self._changes.unknown()
         self._arrivals.stored_in_part(rows.received_at)
+        if not self._alone:  # at once, as other processes may be sent the same readings again
+            with suppress(Unavailable):
+                self._make_sure()
 
     def _make_sure(self) -> None:
         """Look up what is the newest reading of metrics of which an insert failed."""
         if not self._unsure:
             return
         for chunk in in_chunks(sorted(self._unsure)):
-            self._newest.put(self._engine.query(statements.NEWEST_STORED, {"ids": list(chunk)}, NEWEST_DTYPE))
+            found = self._engine.query(statements.NEWEST_STORED, {"ids": list(chunk)}, NEWEST_DTYPE)
+            if self._alone:
+                self._newest.put(found)
+            elif len(found):
+                self._insert_latest(found)
         self._unsure.clear()
         self._changes.unknown()
 

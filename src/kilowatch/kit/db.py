@@ -171,7 +171,7 @@ class Database:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            connect_args={"connect_timeout": 5},
+            connect_args={"connect_timeout": 5, "application_name": "kilowatch, listening"},
         )
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from kilowatch.errors import Unavailable
+from kilowatch.kit.leadership import Leadership
 
 log = structlog.get_logger("kilowatch.simulation")
 
@@ -18,10 +19,11 @@ class Ticking(Protocol):
 
 
 class Keeper:
-    """A thread that looks every second what is due."""
+    """A thread that looks every second what is due, in the one process of several that leads."""
 
-    def __init__(self, simulation: Ticking) -> None:
+    def __init__(self, simulation: Ticking, leadership: Leadership) -> None:
         self._simulation = simulation
+        self._leadership = leadership
         self._done_at: float | None = None
         self.problem: str | None = None
         """Why simulated devices did not report when it was last looked."""
@@ -33,6 +35,7 @@ class Keeper:
         """Finish what is being made, then stop."""
         self._stopping.set()
         self._thread.join()
+        self._leadership.close()
 
     @property
     def is_running(self) -> bool:
@@ -45,7 +48,8 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
             try:
-                self._simulation.tick()
+                if self._leadership.is_held():
+                    self._simulation.tick()
                 self._done_at, self.problem = time.monotonic(), None
             except Unavailable as error:
                 self.problem = error.detail
