@@ -45,7 +45,7 @@ const COLOURS = 8;
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 const SHORTEST_MS = 1000;
 const LATEST_MS = Date.UTC(2200, 0, 1);
-const ROOM_FOR_AN_AXIS = 260;
+const ROOM_FOR_AN_AXIS = 140; // so a phone has two
 
 /** Draws into an element, which is its own. */
 export function lineChart(element: HTMLElement, drawing: Drawing, span: Span, options: Options): LineChart {
