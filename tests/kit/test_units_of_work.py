@@ -1,14 +1,17 @@
 """Idempotency keys, and commits that fail."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 from sqlalchemy import event, text
 
+from kilowatch.kit.db import Database
 from kilowatch.kit.text import free_slug, slug_from
 from tests.conftest import World
 
@@ -158,6 +161,23 @@ class TestACommitThatFails:
         count = count_all(world)
         assert world.admin.post("/sites", {"name": "Home"}).status_code == 409
         assert count_all(world) == count
+
+
+class TestClosing:
+    def test_closes_what_is_in_use_when_it_is_given_back(self, database_url: str) -> None:
+        """Else a thread that outlives its server would leave a connection to the garbage collector."""
+        database = Database(database_url, pool_size=2)
+        closed = []
+        for unit_of_work in (database.read, database.write):
+            with unit_of_work() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                database.close()
+            try:
+                driver.execute("SELECT 1")
+            except (psycopg.OperationalError, sqlite3.ProgrammingError) as error:
+                closed.append("closed" in str(error))
+        assert closed == [True, True]
 
 
 class TestSlugs:

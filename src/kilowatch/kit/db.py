@@ -32,6 +32,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable, said
@@ -106,6 +107,9 @@ class Database:
             )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
+        self._is_closed = False
+        for engine in (self._reader, self._writer):
+            event.listen(engine, "checkin", self._close_late)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
 
@@ -175,10 +179,17 @@ class Database:
         )
 
     def close(self) -> None:
+        """Close what is not in use at once, and the rest when it is given back."""
+        self._is_closed = True
         if self._watcher is not None:
             self._watcher.close()
         self._reader.dispose()
         self._writer.dispose()
+
+    def _close_late(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        """The pool that a connection came from is gone by then, and would leave it open."""
+        if self._is_closed:
+            record.invalidate()
 
 
 class _Watcher:

@@ -1,7 +1,5 @@
 """Which of several processes does what only one has to do."""
 
-from typing import Any
-
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
@@ -18,7 +16,6 @@ class Leadership:
         self._engine: Engine | None = None if database.is_sqlite else database.listening_engine()
         self._key = select(func.hashtextextended(f"kilowatch {of}", 0)).scalar_subquery()
         self._connection: Connection | None = None
-        self._driver: Any = None
 
     def is_held(self) -> bool:
         """Whether this process leads, which it becomes the leader for if nobody is. False while nobody can know."""
@@ -40,9 +37,6 @@ class Leadership:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._driver is not None:
-            self._driver.close()  # it may have been given up, not closed, when it failed
-            self._driver = None
 
     def _holds(self) -> bool:
         if self._connection is None:
@@ -52,7 +46,6 @@ class Leadership:
 
     def _takes(self, engine: Engine) -> bool:
         self._connection = engine.connect()
-        self._driver = self._connection.connection.driver_connection
         if self._connection.execute(select(func.pg_try_advisory_lock(self._key))).scalar_one():
             return True
         self.close_connection()

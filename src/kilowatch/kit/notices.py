@@ -2,8 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -54,14 +52,11 @@ class Notices:
                 self._closing.wait(_AGAIN_AFTER_S)
 
     def _listen(self) -> None:
-        with self._engine.connect() as connection, closing(_driver(connection)) as driver:
+        with self._engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
             connection.exec_driver_sql(f'LISTEN "{self._channel}"')
             self._connected(connection)
             while not self._closing.is_set():
                 for notice in driver.notifies(timeout=_LOOK_EVERY_S):
                     self._hear(notice.payload)
-
-
-def _driver(connection: Connection) -> Any:
-    """Closed by whoever uses it: one that failed may have been given up only."""
-    return connection.connection.driver_connection
