@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the catalogue: `sqlite:///path` or "
         "`postgresql+psycopg://user:password@host/name`. Default: `kilowatch.sqlite` in the data directory.",
     )
+    database_replica_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of a standby of the same PostgreSQL. Reads go there while it has all that was "
+        "committed, so that nobody sees it lag.",
+    )
     history_url: str | None = Field(
         None,
         description="History engine: `chdb:///path` (embedded) or `clickhouse://user:password@host:8123/database`. "
@@ -120,12 +125,27 @@ class Settings(BaseSettings):
             raise ValueError("must be `sqlite:///path` or `postgresql+psycopg://user:password@host/name`")
         return value
 
+    @field_validator("database_replica_url")
+    @classmethod
+    def _known_replica(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("postgresql+psycopg://"):
+            raise ValueError("must be `postgresql+psycopg://user:password@host/name`")
+        return value
+
     @field_validator("secret_key")
     @classmethod
     def _strong_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < _SECRET_MIN_LENGTH:
             raise ValueError(f"must have at least {_SECRET_MIN_LENGTH} characters: {_HOW_TO_MAKE_A_SECRET}")
         return value
+
+    @model_validator(mode="after")
+    def _replica_of_postgresql(self) -> "Settings":
+        if self.database_replica_url is not None and self.resolved_database_url.startswith("sqlite"):
+            raise ValueError(
+                "KILOWATCH_DATABASE_REPLICA_URL: only PostgreSQL has replicas; set KILOWATCH_DATABASE_URL."
+            )
+        return self
 
     @model_validator(mode="after")
     def _safe_in_production(self) -> "Settings":
