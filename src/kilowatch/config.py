@@ -140,14 +140,6 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _replica_of_postgresql(self) -> "Settings":
-        if self.database_replica_url is not None and self.resolved_database_url.startswith("sqlite"):
-            raise ValueError(
-                "KILOWATCH_DATABASE_REPLICA_URL: only PostgreSQL has replicas; set KILOWATCH_DATABASE_URL."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _safe_in_production(self) -> "Settings":
         if self.environment != "production":
             return self

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, text
 
+from kilowatch.errors import Invalid
 from kilowatch.kit.db import Database
 from tests.postgres import PostgresServer
 from tests.processes import wait_until
@@ -62,6 +63,10 @@ class TestAReplica:
                 assert not connection.execute(IS_REPLICA).scalar_one()
         finally:
             replay(standby, on=True)
+
+    def test_of_sqlite_there_is_none(self, sqlite_url: str) -> None:
+        with pytest.raises(Invalid, match="KILOWATCH_DATABASE_REPLICA_URL"):
+            Database(sqlite_url, pool_size=1, replica_url="postgresql+psycopg://nobody@127.0.0.1:1/nothing")
 
     def test_that_is_away_or_none_is_not_missed(self, postgres_url: str) -> None:
         for url in ("postgresql+psycopg://nobody@127.0.0.1:1/nothing", postgres_url):

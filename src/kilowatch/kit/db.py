@@ -92,6 +92,10 @@ class Database:
         self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
+            if replica_url is not None:
+                raise Invalid(
+                    "KILOWATCH_DATABASE_REPLICA_URL: only PostgreSQL has replicas; set KILOWATCH_DATABASE_URL."
+                )
             _prepare_folder(self.url)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
