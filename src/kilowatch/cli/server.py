@@ -24,10 +24,13 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API. Migrates both stores first; Ctrl-C ends it."""
+    from kilowatch.kit.metrics import serving
+
     settings = load_settings()
-    _refuse_taken_port(host, port)
-    with opened(settings) as services:
-        _serve(services, settings, host, port)
+    with serving(settings):
+        _refuse_taken_port(host, port)
+        with opened(settings) as services:
+            _serve(services, settings, host, port)
 
 
 def demo(
@@ -40,9 +43,10 @@ def demo(
     if serve:
         _refuse_taken_port(host, port)
     from kilowatch.demo import portfolio
+    from kilowatch.kit.metrics import serving
 
     out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
-    with opened(settings) as services:
+    with serving(settings) if serve else contextlib.nullcontext(), opened(settings) as services:
         prepared = portfolio.prepare(services, settings, progress=_show_progress)
         address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
         _show_demo(prepared, address)

@@ -16,7 +16,9 @@ import structlog
 from kilowatch.errors import Unavailable, said
 from kilowatch.history.model import Batch, Flags, Rows, joined
 from kilowatch.history.turns import Turn, Turns
+from kilowatch.kit import metrics
 from kilowatch.kit.timespan import to_ms
+from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -104,15 +106,25 @@ class Appender:
             waiting = len(self._waiting)
             time.sleep(_PAUSE_S)
 
+    def waiting(self) -> tuple[int, int]:
+        """How many batches and readings wait for the next insert."""
+        return len(self._waiting), self._waiting_rows
+
     def _write(self, group: list[tuple[Batch, Future[int]]]) -> None:
+        began, readings = time.perf_counter(), sum(len(batch) for batch, _ in group)
         try:
-            with self._turns.take(to_ms(self._clock())) as turn:
+            with (
+                span("history insert", batches=len(group), readings=readings),
+                self._turns.take(to_ms(self._clock())) as turn,
+            ):
                 self._store(rows_of([batch for batch, _ in group], turn.received_at), turn)
         # Whatever it is, it belongs to those who wait for this insert: each of them raises it.
         except Exception as error:
+            metrics.INSERT_FAILURES.inc()
             for _, done in group:
                 done.set_exception(error)
         else:
+            metrics.inserted(readings=readings, batches=len(group), seconds=time.perf_counter() - began)
             for _, done in group:
                 done.set_result(turn.received_at)
 
