@@ -18,7 +18,7 @@ from kilowatch.history.model import Batch, Flags, Rows, joined
 from kilowatch.history.turns import Turn, Turns
 from kilowatch.kit import metrics
 from kilowatch.kit.timespan import to_ms
-from kilowatch.kit.traces import span
+from kilowatch.kit.traces import root_span
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -114,7 +114,7 @@ class Appender:
         began, readings = time.perf_counter(), sum(len(batch) for batch, _ in group)
         try:
             with (
-                span("history insert", batches=len(group), readings=readings),
+                root_span("history insert", batches=len(group), readings=readings),
                 self._turns.take(to_ms(self._clock())) as turn,
             ):
                 self._store(rows_of([batch for batch, _ in group], turn.received_at), turn)

@@ -105,7 +105,15 @@ def _exporter(name: str) -> "SpanExporter":
 
 
 def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) -> AbstractContextManager[Span]:
-    """A span while the block runs, below the one that is open in this context. Costs nothing unless they are sent."""
+    """A span while the block runs, below the one that is open in this context; none where none is.
+
+    So what looks every second whether there is something to do leaves no traces. Costs nothing unless they are sent.
+    """
+    return _NOTHING if _tracer is None or not _is_below_another() else _open(_tracer, name, kind, attributes)
+
+
+def root_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) -> AbstractContextManager[Span]:
+    """As `span`, of what happens for no request."""
     return _NOTHING if _tracer is None else _open(_tracer, name, kind, attributes)
 
 
@@ -120,6 +128,10 @@ def request_span(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Abstrac
 def is_open() -> bool:
     """Whether spans are made at all."""
     return _tracer is not None
+
+
+def _is_below_another() -> bool:
+    return trace.get_current_span().get_span_context().is_valid
 
 
 @contextmanager
@@ -144,7 +156,7 @@ class StatementSpans:
         self._system = system
 
     def begin(self, _c: Any, _cursor: Any, statement: str, _p: Any, context: Any, _many: bool) -> None:
-        if _tracer is not None and context is not None:
+        if _tracer is not None and context is not None and _is_below_another():
             name = statement.split(None, 1)[0].upper()
             attributes = {"db.system.name": self._system, "db.query.text": statement}
             context.kilowatch_span = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)

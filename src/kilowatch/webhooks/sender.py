@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 from kilowatch.errors import KilowatchError
 from kilowatch.history.model import ReadArrived, Rows
 from kilowatch.kit import metrics
-from kilowatch.kit.traces import span
+from kilowatch.kit.traces import root_span
 from kilowatch.kit.web import Lane
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.deliveries import Attempt, Deliveries
@@ -202,7 +202,7 @@ class Sender:
 
     async def _send(self, attempt: Attempt) -> datetime | None:
         try:
-            with span("webhook", kind=SpanKind.CLIENT, webhook_id=attempt.webhook.id):  # it is told of no trace
+            with root_span("webhook", kind=SpanKind.CLIENT, webhook_id=attempt.webhook.id):  # it is told of no trace
                 outcome = await self._courier.post(attempt.target, headers=attempt.headers, body=attempt.body)
         except BaseException:
             with anyio.CancelScope(shield=True):
