@@ -13,7 +13,6 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -284,7 +283,7 @@ class _Reader(BaseHTTPRequestHandler):
         super().__init__(*connection)
 
     def do_GET(self) -> None:
-        if urlsplit(self.path).path != PATH:
+        if self.path.partition("?")[0] != PATH:
             self.send_error(404)
             return
         encode, media = choose_encoder(self.headers.get("Accept", ""))
