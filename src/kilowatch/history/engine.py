@@ -198,7 +198,7 @@ class _Statement:
 
     def __enter__(self) -> "_Statement":
         self._began = time.perf_counter()
-        self._opening = span("history statement", kind=SpanKind.CLIENT, **{"kilowatch.statement": self._kind})
+        self._opening = span("history statement", kind=SpanKind.CLIENT, statement=self._kind)
         self._span = self._opening.__enter__()
         return self
 

@@ -5,13 +5,14 @@ for InfluxDB 1 send an API key.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import kilowatch
@@ -112,9 +113,22 @@ def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) ->
     return _NOTHING if _tracer is None or not _is_below_another() else _open(_tracer, name, kind, attributes)
 
 
-def root_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) -> AbstractContextManager[Span]:
-    """As `span`, of what happens for no request."""
-    return _NOTHING if _tracer is None else _open(_tracer, name, kind, attributes)
+def root_span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    of: Iterable[SpanContext | None] = (),
+    **attributes: Any,
+) -> AbstractContextManager[Span]:
+    """As `span`, of what happens for no request, or for many: `of` has the spans that wait for it."""
+    if _tracer is None:
+        return _NOTHING
+    return _open(_tracer, name, kind, attributes, links=[Link(context) for context in of if context is not None])
+
+
+def here() -> SpanContext | None:
+    """The span that is open in this context, for those who do something for it elsewhere."""
+    return None if _tracer is None or not _is_below_another() else trace.get_current_span().get_span_context()
 
 
 def request_span(method: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
@@ -136,10 +150,17 @@ def _is_below_another() -> bool:
 
 @contextmanager
 def _open(
-    tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Mapping[str, Any], *, parent: Any = None
+    tracer: trace.Tracer,
+    name: str,
+    kind: SpanKind,
+    attributes: Mapping[str, Any],
+    *,
+    parent: Context | None = None,
+    links: Sequence[Link] = (),
 ) -> Iterator[Span]:
     """What went wrong is told by its class alone: a message may quote what nobody else should read."""
-    opened = tracer.start_span(name, context=parent, kind=kind, attributes=dict(attributes))
+    ours = {f"kilowatch.{name}": value for name, value in attributes.items()}
+    opened = tracer.start_span(name, context=parent, kind=kind, attributes=ours, links=links)
     with trace.use_span(opened, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield opened
