@@ -373,10 +373,17 @@ class TestSeveralProcesses:
         first, _second = start(3), start(5)
         with metrics.serving(metrics_settings, directory=directory):
             both = scrape(port)
+            files = len(list(directory.iterdir()))
             first.send_signal(signal.SIGKILL)
             first.communicate()
-            metrics.forget_process(first.pid, directory=directory)
+            metrics.Counts(directory).forget(first.pid)
             one = scrape(port)
+            for _ in range(3):  # one that is started again and again
+                again = start(0)
+                again.communicate()
+                metrics.Counts(directory).forget(again.pid)
+            assert len(list(directory.iterdir())) <= files
+            later = scrape(port)
         labels = (("method", "GET"), ("route", "/a"), ("status", "200"))
         for text in (both, one):
             assert read(text, "kilowatch_http_requests_total") == {labels: 2}
@@ -385,6 +392,9 @@ class TestSeveralProcesses:
             assert read(text, "kilowatch_simulation_leader") == {(): 1}
             assert read(text, "kilowatch_build_info") == {(("version", "0.1.0"),): 1}
             assert {metric.name: faults for metric in families(text) if (faults := faults_of(metric))} == {}
+        assert read(later, "kilowatch_http_requests_total") == {labels: 5}
+        assert read(later, "kilowatch_history_insert_duration_seconds_count") == {(): 5}
+        assert read(later, "kilowatch_streams_open") == {(): 5}
         assert read(both, "kilowatch_streams_open") == {(): 8}
         assert read(one, "kilowatch_streams_open") == {(): 5}
 

@@ -12,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from kilowatch.config import Settings
@@ -238,9 +240,54 @@ def serving(settings: Settings, *, directory: Path | None = None) -> Iterator[No
         thread.join()
 
 
-def forget_process(process_id: int, *, directory: Path) -> None:
-    """A process has ended: its gauges go, what it counted stays."""
-    mark_process_dead(process_id, str(directory))  # type: ignore[no-untyped-call]
+class Counts:
+    """What several processes count."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """`directory`: where they keep it; `None` if nobody reads it."""
+        self._directory = directory
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes need in theirs before they start. Ours must not have it."""
+        return {} if self._directory is None else {"PROMETHEUS_MULTIPROC_DIR": str(self._directory)}
+
+    def forget(self, process_id: int) -> None:
+        """A process has ended: its gauges go, what it counted stays."""
+        if self._directory is None:
+            return
+        with _reading:
+            mark_process_dead(process_id, str(self._directory))  # type: ignore[no-untyped-call]
+            for kind in ("counter", "histogram"):
+                ended = self._directory / f"{kind}_{process_id}.db"
+                if ended.exists():
+                    _add(ended, self._directory / f"{kind}_{_NO_PROCESS}.db")
+                    ended.unlink()
+
+
+@contextmanager
+def serving_several(settings: Settings) -> Iterator[Counts]:
+    """As `serving`, for processes that are started within the block."""
+    if settings.metrics_port is None:
+        yield Counts(None)
+        return
+    with TemporaryDirectory(prefix="kilowatch-metrics-") as name, serving(settings, directory=Path(name)):
+        yield Counts(Path(name))
+
+
+_reading = threading.Lock()
+"""Held while counts are read, and while those of a process that ended are added to those of all that did."""
+
+_NO_PROCESS = 0
+
+
+def _add(ended: Path, all_ended: Path) -> None:
+    """So that a process that is started again and again leaves one file, and not one each time."""
+    sums = MmapedDict(str(all_ended))  # type: ignore[no-untyped-call]
+    for key, counted, *_ in MmapedDict.read_all_values_from_file(str(ended)):  # type: ignore[no-untyped-call]
+        before, _at = sums.read_value(key)  # type: ignore[no-untyped-call]
+        sums.write_value(key, before + counted, 0.0)  # type: ignore[no-untyped-call]
+    sums.close()  # type: ignore[no-untyped-call]
 
 
 def _registry(directory: Path | None) -> CollectorRegistry:
@@ -287,7 +334,8 @@ class _Reader(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         encode, media = choose_encoder(self.headers.get("Accept", ""))
-        body = encode(self._registry)
+        with _reading:
+            body = encode(self._registry)
         self.send_response(200)
         self.send_header("Content-Type", media)
         self.send_header("Content-Length", str(len(body)))
