@@ -7,7 +7,7 @@ summed over processes. Gauges say how things were some seconds ago: `operations.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -70,8 +70,9 @@ class _Route:
         self._received, self._sent = HTTP_RECEIVED.labels(route), HTTP_SENT.labels(route)
         self._requests: dict[int, Counter] = {}
 
-    @property
+    @cached_property
     def duration(self) -> Histogram:
+        """Not there until it is asked for: streams have none."""
         return HTTP_DURATION.labels(self._method, self._route)
 
     def count(self, status: int, received: int, sent: int) -> None:

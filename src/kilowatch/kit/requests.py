@@ -42,6 +42,7 @@ class RequestLog:
             try:
                 await self._answer(exchange)
             finally:
+                handled.seconds["sending"] = exchange.sending_s
                 self._tell(exchange, handled)
                 _describe(span, exchange, handled)
 
@@ -89,6 +90,7 @@ class _Exchange:
         self.request_id = _request_id(scope)
         self.status, self.started, self.is_stream = 500, False, False
         self.received = self.sent = 0
+        self.sending_s = 0.0
         self._receive, self._send = receive, send
         self._began = time.perf_counter()
 
@@ -122,14 +124,16 @@ class _Exchange:
             self._start(message)
         else:
             self.sent += len(message.get("body", b""))
-        with handling.spent("sending"):
-            await self._send(message)
+        began = time.perf_counter()
+        await self._send(message)
+        self.sending_s += time.perf_counter() - began
 
     def _start(self, message: Message) -> None:
         self.status, self.started = message["status"], True
         headers = [*message.get("headers", ())]
-        self.is_stream = any(name == b"content-type" and value.startswith(_STREAM) for name, value in headers)
-        if all(name != b"cache-control" for name, _ in headers):
+        named = dict(headers)
+        self.is_stream = named.get(b"content-type", b"").startswith(_STREAM)
+        if b"cache-control" not in named:
             headers.append((b"cache-control", b"no-store"))
         headers += [(b"x-request-id", self.request_id.encode()), (b"x-content-type-options", b"nosniff")]
         message["headers"] = headers
