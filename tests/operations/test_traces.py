@@ -1,6 +1,7 @@
 """Spans, as a collector gets them over OTLP."""
 
 import gzip
+import socket
 import subprocess
 import sys
 import threading
@@ -199,6 +200,19 @@ class TestInsert:
         assert (_attributes(insert)["kilowatch.readings"], _attributes(insert)["kilowatch.batches"]) == (2, 1)
         request = collector.one("POST /api/v1/readings")
         assert [(link.trace_id, link.span_id) for link in insert.links] == [(request.trace_id, request.span_id)]
+
+
+class TestACollectorThatIsAway:
+    def test_holds_up_no_request_and_not_the_end(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes connections, and never answers."""
+        with socket.create_server(("127.0.0.1", 0)) as silent, structlog.testing.capture_logs() as log:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+            with traced(settings) as world:
+                assert world.client.get("/health/ready").status_code == 200
+        assert [line["event"] for line in log if "spans" in line["event"]] == [
+            "spans are left that the collector did not take"
+        ]
 
 
 class TestAskedFor:

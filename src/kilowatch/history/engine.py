@@ -27,7 +27,7 @@ from kilowatch.history import statements
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.native import decode
 from kilowatch.kit import handling, metrics
-from kilowatch.kit.memory import NotKept, leave
+from kilowatch.kit.memory import leave
 from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
@@ -197,6 +197,7 @@ class _Statement:
         self._kind = statements.kind_of(sql)
 
     def __enter__(self) -> "_Statement":
+        leave()  # before it counts: it is made again by a thread that may wait
         self._began = time.perf_counter()
         self._opening = span("history statement", kind=SpanKind.CLIENT, statement=self._kind)
         self._span = self._opening.__enter__()
@@ -209,8 +210,6 @@ class _Statement:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opening.__exit__(kind, error, trace)
-        if isinstance(error, NotKept):
-            return  # it is asked again, by a thread that may wait
         seconds = time.perf_counter() - self._began
         handling.took("history", seconds)
         metrics.STATEMENTS.labels(self._kind, "ok" if error is None else "failed").inc()

@@ -5,11 +5,13 @@ for InfluxDB 1 send an API key.
 """
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, StatusCode
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
+log = structlog.get_logger("kilowatch.traces")
+
 _EXPORTER, _PROTOCOLS = "OTEL_TRACES_EXPORTER", ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PACKAGES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
-_FLUSH_WITHIN_MS = 2_000
+_LEFT_SENT_WITHIN_S = 2.0
 _NOTHING: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
 _w3c = TraceContextTextMapPropagator()
 _tracer: trace.Tracer | None = None
@@ -65,21 +69,31 @@ def asked_for(environment: Mapping[str, str] = os.environ) -> str | None:
 def sending(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Make and send spans while the block runs, if the environment asks for it; see `asked_for`."""
     global _tracer  # noqa: PLW0603 - one for the process, as its spans are made in every room
-    exporter = asked_for(environment)
-    if exporter is None:
+    name = asked_for(environment)
+    if name is None:
         yield
         return
+    exporter = _exporter(name)
     provider = _provider(exporter)
     _tracer = provider.get_tracer("kilowatch", kilowatch.__version__)
     try:
         yield
     finally:
         _tracer = None
-        provider.force_flush(_FLUSH_WITHIN_MS)
-        provider.shutdown()
+        _close(provider, exporter)
 
 
-def _provider(exporter: str) -> "TracerProvider":
+def _close(provider: "TracerProvider", exporter: "SpanExporter") -> None:
+    """Send what is left. The package's own end waits for a collector that is away for most of a minute."""
+    closing = threading.Thread(target=provider.shutdown, name="traces-end", daemon=True)
+    closing.start()
+    closing.join(_LEFT_SENT_WITHIN_S)
+    if closing.is_alive():
+        log.warning("spans are left that the collector did not take", within_s=_LEFT_SENT_WITHIN_S)
+        exporter.shutdown()
+
+
+def _provider(exporter: "SpanExporter") -> "TracerProvider":
     """What else the standard variables say (sampler, batches, limits, resource) the packages read themselves."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -88,7 +102,7 @@ def _provider(exporter: str) -> "TracerProvider":
     ours = Resource({"service.name": "kilowatch", "service.version": kilowatch.__version__})
     resource = Resource.create().merge(ours).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(_exporter(exporter)))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 
