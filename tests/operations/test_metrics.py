@@ -181,15 +181,20 @@ class TestCatalogue:
 
 
 class TestGauges:
+    @pytest.fixture
+    def database_url(self, any_database_url: str) -> str:
+        return any_database_url
+
     def test_say_what_is_in_use(self, world: World) -> None:
         database, streams = world.services.database, world.client.app.state.streams  # type: ignore[attr-defined]
         gauges = Gauges(database, world.services.history, streams, {})
-        with database.read():
-            gauges.look()
-            assert value("kilowatch_database_connections_in_use", pool="read") == 1
+        pool = "read" if database.is_sqlite else "all"
         gauges.look()
-        assert value("kilowatch_database_connections_in_use", pool="read") == 0
-        assert value("kilowatch_database_connections_limit", pool="read") > 10
+        before = value("kilowatch_database_connections_in_use", pool=pool)  # the keeper may just look at it
+        with database.read(), database.read(), database.read():
+            gauges.look()
+            assert value("kilowatch_database_connections_in_use", pool=pool) >= before + 2
+        assert value("kilowatch_database_connections_limit", pool=pool) > 10
         assert value("kilowatch_history_connections_limit") > 0
         assert value("kilowatch_streams_limit") == 1000
 
