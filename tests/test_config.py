@@ -37,6 +37,9 @@ OTHER = {
     "stream_stall_s": ("7.5", 7.5),
     "webhook_requests": ("7", 7),
     "webhook_private_addresses": ("true", True),
+    "metrics_port": ("9464", 9464),
+    "metrics_host": ("10.0.0.7", "10.0.0.7"),
+    "slow_request_ms": ("7", 7),
     "log_level": ("error", "error"),
     "log_format": ("json", "json"),
 }

@@ -113,6 +113,16 @@ class Settings(BaseSettings):
         "auto", description="`auto`: `json` in production or when the output is no terminal, else `console`."
     )
 
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port that serves `/metrics` for Prometheus. Default: none does."
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address that serves `/metrics`.")
+    slow_request_ms: int = Field(
+        1_000,
+        ge=0,
+        description="A request that takes longer is logged with the parts of its time, in milliseconds. 0: none is.",
+    )
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
