@@ -227,6 +227,8 @@ def _database(url: str, name: str, *, must_exist: bool = False) -> "Iterator[Dat
         database = Database(url, pool_size=2)
         if must_exist and database.is_sqlite and not Path(database.url.database or "").exists():
             raise Invalid(f"{name}: there is no catalogue at {database.url.database}.")
+        if not database.is_sqlite:
+            database.check()
     try:
         yield database
     finally:
@@ -235,13 +237,15 @@ def _database(url: str, name: str, *, must_exist: bool = False) -> "Iterator[Dat
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """An error of a store that an argument names should not name a setting."""
+    """What is said of a store says which one, and of an argument does not name a setting."""
     try:
         yield
     except KilowatchError as error:
         for setting in ("KILOWATCH_HISTORY_URL", "KILOWATCH_DATABASE_URL"):
-            if setting in error.detail and name not in ("KILOWATCH_HISTORY_URL", "KILOWATCH_DATABASE_URL"):
+            if not name.startswith("KILOWATCH_"):
                 error.detail = error.detail.replace(setting, name)
+        if name not in error.detail:
+            error.detail = f"{name}: {error.detail}"
         raise
 
 

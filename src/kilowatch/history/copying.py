@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kilowatch.errors import Invalid, KilowatchError
+from kilowatch.errors import Invalid
 from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.native import encode_block
 
@@ -333,8 +333,3 @@ def _bits(column: np.ndarray) -> np.ndarray:
     if column.dtype.kind == "f":
         return column.view(f"<u{column.dtype.itemsize}").astype(np.uint64)
     return column.astype(np.int64).view(np.uint64) if column.dtype.kind == "i" else column.astype(np.uint64)
-
-
-def named(error: KilowatchError, argument: str) -> KilowatchError:
-    """The error of a history that an argument names, and not a setting."""
-    return type(error)(error.detail.replace("KILOWATCH_HISTORY_URL", argument))

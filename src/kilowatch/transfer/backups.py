@@ -70,7 +70,7 @@ def write_backup(stores: Stores, draft: Draft, *, tell: Tell = lambda _what, _ro
             raise Invalid("The catalogue was brought up to date while the backup was made; make another one.")
         tables = catalogue.tables_of(connection)
         sequences = catalogue.sequences_of(connection, tables)
-        extra = _to_be_erased(connection, tables, since=before.at, after=sequences.get(_WINDOW_ERASURES, 0))
+        extra = _to_be_erased(connection, tables, before.at, until, after=sequences.get(_WINDOW_ERASURES, 0))
         files = []
         for table in tables:
             lines = catalogue.lines_of(connection, table)
@@ -238,7 +238,9 @@ def overlaps(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]])
     return found
 
 
-def _to_be_erased(connection: Connection, tables: Sequence[Table], *, since: datetime, after: int) -> list[list[int]]:
+def _to_be_erased(
+    connection: Connection, tables: Sequence[Table], since: datetime, until: int, *, after: int
+) -> list[list[int]]:
     """Rows of `window_erasures` for what was erased while the history was read: it may be in the backup already.
 
     The first start after a restore erases it again. The audit log knows what was; the notes of it are gone by now.
@@ -265,7 +267,9 @@ def _to_be_erased(connection: Connection, tables: Sequence[Table], *, since: dat
         ).scalar_one_or_none()
         if metric_id is not None:
             start, end = (to_ms(datetime.fromisoformat(details[name])) for name in ("start", "end"))
-            found.append({"metric_id": metric_id, "start": start, "end": end, "received_until": to_ms(aware)})
+            # What was sent again before the backup began, after a deletion of just before that, is spared.
+            received_until = until if aware >= since else min(until, to_ms(aware))
+            found.append({"metric_id": metric_id, "start": start, "end": end, "received_until": received_until})
     return [
         [({"id": after + number} | values)[name] for name in _names(by_name[_WINDOW_ERASURES])]
         for number, values in enumerate(found, 1)

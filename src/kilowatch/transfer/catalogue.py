@@ -80,7 +80,8 @@ def tables_of(connection: Connection) -> list[Table]:
 def lines_of(connection: Connection, table: Table) -> Iterator[list[Line]]:
     """The rows as arrays in the order of the table's columns, some at a time, by their primary key."""
     telling = [_teller(column) for column in table.columns]
-    rows = connection.execution_options(yield_per=_AT_ONCE).execute(select(table).order_by(*table.primary_key))
+    every = select(table).order_by(*table.primary_key)
+    rows = connection.execute(every, execution_options={"yield_per": _AT_ONCE})
     for some in rows.partitions():
         yield [msgspec.json.encode([tell(value) for tell, value in zip(telling, row, strict=True)]) for row in some]
 
@@ -120,7 +121,7 @@ def sequences_of(connection: Connection, tables: Iterable[Table]) -> dict[str, i
     """The last id that each table has given, by its name: ids of rows that are gone are not given again."""
     found = {}
     given: dict[str, int] = (
-        dict(connection.execute(text("SELECT name, seq FROM sqlite_sequence")).tuples().all())
+        {str(name): int(last) for name, last in connection.execute(text("SELECT name, seq FROM sqlite_sequence"))}
         if connection.dialect.name == "sqlite"
         else {}
     )

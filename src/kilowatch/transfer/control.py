@@ -34,6 +34,9 @@ SOCKET = "control.sock"
 _TAKEN_WITHIN_S = 300
 """A command that takes nothing for so long is given up."""
 
+_LONGEST = 64 * 1024
+"""A message, in bytes."""
+
 _PATH = re.compile(r"[a-z_]+(/[a-z_]+)*(/[A-Za-z0-9_-]+)?(\.[a-z]+)+")
 
 
@@ -212,9 +215,11 @@ class _Wire:
             self._connection.sendall(data)
 
     def receive(self) -> dict[str, Any] | None:
-        """`None` at the end."""
-        line = self._in.readline()
-        return msgspec.json.decode(line, type=dict[str, Any]) if line.endswith(b"\n") else None
+        """`None` at the end, and for what is no message."""
+        line = self._in.readline(_LONGEST)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(line, type=dict[str, Any])
+        return None
 
     def receive_bytes(self, count: int) -> bytes:
         data = self._in.read(count)
