@@ -16,6 +16,7 @@ OTHER = {
     "environment": ("production", "production"),
     "data_dir": ("/srv/kilowatch", Path("/srv/kilowatch")),
     "database_url": ("postgresql+psycopg://me@db/kilowatch", "postgresql+psycopg://me@db/kilowatch"),
+    "database_replica_url": ("postgresql+psycopg://me@spare/kilowatch", "postgresql+psycopg://me@spare/kilowatch"),
     "history_url": ("clickhouse://db/kilowatch", "clickhouse://db/kilowatch"),
     "history_sync": ("false", False),
     "secret_key": (SECRET, SECRET),

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the catalogue: `sqlite:///path` or "
         "`postgresql+psycopg://user:password@host/name`. Default: `kilowatch.sqlite` in the data directory.",
     )
+    database_replica_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of a standby of the same PostgreSQL. Reads go there while it has all that was "
+        "committed, so that nobody sees it lag.",
+    )
     history_url: str | None = Field(
         None,
         description="History engine: `chdb:///path` (embedded) or `clickhouse://user:password@host:8123/database`. "
@@ -118,6 +123,13 @@ class Settings(BaseSettings):
     def _known_database(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"(sqlite|postgresql\+psycopg)://", value):
             raise ValueError("must be `sqlite:///path` or `postgresql+psycopg://user:password@host/name`")
+        return value
+
+    @field_validator("database_replica_url")
+    @classmethod
+    def _known_replica(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("postgresql+psycopg://"):
+            raise ValueError("must be `postgresql+psycopg://user:password@host/name`")
         return value
 
     @field_validator("secret_key")
