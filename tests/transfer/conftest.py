@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from kilowatch.history.copying import Block, Contents
 from tests.clickhouse import ClickHouse
 from tests.conftest import drop_history
+from tests.processes import Server, create_admin
 
 JANUARY_2025 = 1_735_689_600_000
 DAY = 86_400_000
@@ -90,3 +92,29 @@ def rows(contents: Contents, table_name: str = "readings") -> list[tuple[float, 
         for block in contents.blocks(table, month):
             found += zip(*(column.tolist() for column in block.values()), strict=True)
     return found
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[Server]:
+    """A server on embedded stores, as most have it."""
+    create_admin(directory / "var")
+    server = Server(directory / "var", directory / "server.log").start()
+    try:
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Iterator[Server]:
+    """A server that a test may destroy."""
+    with served(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(tmp_path_factory.mktemp("running")) as server:
+        yield server

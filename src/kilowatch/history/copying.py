@@ -293,12 +293,12 @@ class Contents:
         return self._engine.lines(f"EXISTS TABLE {_RESTORING}", {}) == [["1"]]
 
     def end_restore(self) -> None:
-        self._engine.command(f"DROP TABLE IF EXISTS {_RESTORING} SYNC", {})
+        self._engine.command(f"DROP TABLE IF EXISTS {_RESTORING}", {})
 
     def clear(self) -> None:
         """Remove all rows. Only of what a restore has begun to put there."""
         for name in (*(table.name for table in self.tables()), "latest"):
-            self._engine.command(f"TRUNCATE TABLE {name}", {})
+            self._engine.command(f"ALTER TABLE {name} DELETE WHERE true SETTINGS mutations_sync = 2", {})
 
 
 # With a row of no metric, which says that the table is complete until then.

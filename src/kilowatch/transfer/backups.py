@@ -259,7 +259,7 @@ def _to_be_erased(
         aware = at.replace(tzinfo=UTC) if at.tzinfo is None else at
         if aware < since - _CLOCKS_APART:
             break
-        device, _, key = path.partition("/")
+        *_, device, key = path.split("/")
         metric_id = connection.execute(
             select(metrics["id"])
             .join(by_name["devices"], devices["id"] == metrics["device_id"])
