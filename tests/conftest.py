@@ -198,7 +198,7 @@ def drop_history(url: str) -> None:
     is_embedded = url.startswith("chdb:")
     base, _, name = url.partition("?cluster=")[0].rpartition("=" if is_embedded else "/")
     engine = Engine(f"{base}={_KEPT_OPEN}" if is_embedded else url, connections=1, sync=False, migrate=not is_embedded)
-    engine.command(f"DROP DATABASE {name}", {})
+    engine.command(f"DROP DATABASE IF EXISTS {name}", {})
     engine.close()
 
 

@@ -141,10 +141,21 @@ def _serve(
     server = Server(create_app(settings, services=services), started=started, server_header=False, **options)
     # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), _control(services, settings):
         server.run(sockets)
     if not server.started:
         raise SystemExit(1)
+
+
+def _control(services: "Kilowatch", settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Where `kilowatch backup` asks this process, which alone has the embedded history."""
+    from kilowatch.transfer.backups import Stores
+    from kilowatch.transfer.control import Control
+
+    if services.history is None or not services.history.is_embedded:
+        return contextlib.nullcontext()
+    stores = Stores(services.database, services.history.contents(), services.now)
+    return contextlib.closing(Control(settings.data_dir, stores))
 
 
 def _allow_many_connections() -> None:

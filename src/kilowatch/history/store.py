@@ -18,6 +18,7 @@ from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.changes import Changes
+from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.model import Batch, Compared, Flags, Listener, MetricIds, Place, Points, Rows, Stored
@@ -121,6 +122,11 @@ class HistoryStore:
     def waiting(self) -> tuple[int, int]:
         """How many batches and readings wait for the next insert."""
         return self._appender.waiting()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this process alone has the history."""
+        return self._alone
 
     # ── in ──
 
@@ -364,6 +370,10 @@ class HistoryStore:
     def _near(self, statement: str, metric_ids: Iterable[int], begin: int, end: int) -> np.ndarray:
         parameters = {"ids": sorted(metric_ids), "start": begin, "end": end}
         return self._engine.query(statement, parameters, statements.POINT_DTYPE)
+
+    def contents(self) -> Contents:
+        """The history as a whole, to be read while it is in use: with one processor, that others may have the rest."""
+        return Contents(self._engine, threads=1)
 
     def check(self) -> None:
         """Raises `Unavailable` if the engine does not answer."""

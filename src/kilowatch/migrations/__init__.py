@@ -22,11 +22,16 @@ def configuration() -> Config:
 def upgrade(database: Database) -> None:
     """Bring the schema up to date. Of several processes that start at once, one does it and the others wait."""
     with database.migrating() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        config = configuration()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        upgrade_within(connection)
+
+
+def upgrade_within(connection: Connection, revision: str = "head") -> None:
+    """The same within a transaction of `Database.migrating`, up to a revision."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    config = configuration()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -35,3 +40,8 @@ def current_revision(connection: Connection) -> str | None:
 
 def newest_revision() -> str | None:
     return ScriptDirectory.from_config(configuration()).get_current_head()
+
+
+def revisions() -> set[str]:
+    """All that this version knows."""
+    return {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
