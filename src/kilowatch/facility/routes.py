@@ -60,11 +60,11 @@ def _strong(if_match: object) -> object:
 
 IfMatch = Annotated[
     str | None,
-    BeforeValidator(_strong),
     Header(
         max_length=200,
         description="The `ETag` that was read: the change is made only if it is still the newest (else 412).",
     ),
+    BeforeValidator(_strong),
 ]
 
 _SITE = {
