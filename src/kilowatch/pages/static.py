@@ -1,6 +1,6 @@
 """The files that pages load, served under names that have a hash of what is in them, so that they are kept for ever.
 
-    python -m kilowatch.pages.static DIRECTORY    # writes them there, below static/, for a web server to serve itself
+python -m kilowatch.pages.static DIRECTORY    # writes them there, below static/, for a web server to serve itself
 """
 
 import gzip
