@@ -22,6 +22,7 @@ class Deployment:
 
     server: Server
     nginx: Nginx
+    clickhouse: ClickHouse
     token: str = ""
     metric: int = 0
 
@@ -55,13 +56,13 @@ def deployment(
     init = ("init", "--admin", "admin@example.org", "--password-file", str(directory / "password"))
     done = kilowatch(*init, data_dir=directory / "var", **settings)
     assert done.returncode == 0, done.stderr
-    server = Server(directory / "var", directory / "server.log", settings=settings, command=("serve",))
+    server = Server(directory / "var", directory / "server.log", settings=settings, command=("serve", "--workers", "2"))
     server.start()
     write(directory / "public")
     nginx = Nginx(directory, server.port)
     try:
         nginx.start()
-        deployment = Deployment(server, nginx, server.sign_in()["access_token"])
+        deployment = Deployment(server, nginx, clickhouse, server.sign_in()["access_token"])
         deployment.metric = server.make_metric(deployment.token)
         yield deployment
     finally:
