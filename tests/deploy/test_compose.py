@@ -31,7 +31,7 @@ def document(name: str, **variables: str) -> dict[str, Any]:
 
 def follows(schema: str, path: Path) -> str:
     """What is wrong in a file, by a schema that comes with check-jsonschema; "" if nothing is."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", path]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode else ""
 
