@@ -22,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 # ---------------------------------------------------------------- environment
 
@@ -108,6 +108,10 @@ format: $(DEV_STAMP) ## Format the code and mend what ruff can mend
 .PHONY: bench
 bench: $(DEV_STAMP) $(BUILT) ## Run the benchmarks (ARGS='...' are handed on)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: $(DEV_STAMP) $(BUILT) ## Measure one worker and two on PostgreSQL
+	$(BIN)/python -m benchmarks.fleet
 
 # ---------------------------------------------------------------- cleaning
 

@@ -169,6 +169,8 @@ def _history_url(request: pytest.FixtureRequest) -> Iterator[str]:
         url = f"chdb://{request.getfixturevalue('history_directory')}?database={name}"
     else:
         url = f"{request.getfixturevalue('clickhouse').url}/{name}"
+    if request.param == "cluster":
+        url += f"?cluster={os.environ.get('KILOWATCH_TEST_HISTORY_CLUSTER', 'fleet')}"
     yield url
     drop_history(url)
 
@@ -185,10 +187,16 @@ def any_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _history_url(request)
 
 
+@pytest.fixture(params=["embedded", "server", "cluster"])
+def every_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test with the embedded engine, over the wire, and with what a cluster is told."""
+    yield from _history_url(request)
+
+
 def drop_history(url: str) -> None:
     """Drop a database that a test made; an embedded one by way of that which is open all the time."""
     is_embedded = url.startswith("chdb:")
-    base, _, name = url.rpartition("=" if is_embedded else "/")
+    base, _, name = url.partition("?cluster=")[0].rpartition("=" if is_embedded else "/")
     engine = Engine(f"{base}={_KEPT_OPEN}" if is_embedded else url, connections=1, sync=False, migrate=not is_embedded)
     engine.command(f"DROP DATABASE {name}", {})
     engine.close()

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -82,14 +82,60 @@ class _Account:
         )
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A server that was started here."""
+
+    account: _Account
+    binaries: Path
+    directory: Path
+    watchdog: "subprocess.Popen[bytes]"
+
+    def stop(self) -> None:
+        assert self.watchdog.stdin is not None
+        self.watchdog.stdin.close()
+        self.watchdog.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
 class PostgresServer:
     """A PostgreSQL server in which tests may make databases."""
 
-    def __init__(self, url: URL, directory: Path | None = None, watchdog: subprocess.Popen[bytes] | None = None):
+    def __init__(self, url: URL, running: "_Running | None" = None):
         self._url = url.set(drivername="postgresql+psycopg")
-        self._directory = directory
-        self._watchdog = watchdog
+        self._running = running
         self._databases: set[str] = set()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was started here."""
+        return self._running is not None
+
+    def start_standby(self) -> "PostgresServer":
+        """A second server, a replica that follows this one, which has to be ours."""
+        assert self._running is not None
+        account, binaries = self._running.account, self._running.binaries
+        directory = _directory_for(account)
+        try:
+            done = account.run(
+                binaries / "pg_basebackup",
+                f"--pgdata={directory / 'data'}",
+                f"--dbname={self._url.set(drivername='postgresql').render_as_string(hide_password=False)}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+                cwd=directory,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}")
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return _watched(self._url, account, binaries, directory)
+
+    def database_url(self, name: str) -> str:
+        """The SQLAlchemy URL of a database of that name here."""
+        return self._url.set(database=name).render_as_string(hide_password=False)
 
     @property
     def url(self) -> str:
@@ -99,7 +145,7 @@ class PostgresServer:
     def create_database(self, name: str, *, template: str = "template0") -> str:
         """Make a database, empty or a copy of another that nobody is connected to, and give its SQLAlchemy URL."""
         # template0 takes no connections, so that several workers can copy it at once.
-        self._execute(
+        self.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
                 sql.Identifier(name), sql.Identifier(template)
             ),
@@ -109,20 +155,16 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         """Drop a database, if it exists, and end the connections to it."""
-        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._databases.discard(name)
 
     def stop(self) -> None:
         """End a server started here; drop the databases made in one that was not."""
-        if self._watchdog is None:
-            for name in sorted(self._databases):
-                self.drop_database(name)
+        if self._running is not None:
+            self._running.stop()
             return
-        if self._watchdog.stdin is not None:
-            self._watchdog.stdin.close()
-        self._watchdog.wait()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        for name in sorted(self._databases):
+            self.drop_database(name)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +172,7 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _execute(self, statement: sql.Composed) -> None:
+    def execute(self, statement: sql.Composed | LiteralString) -> None:
         conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
             connection.execute(statement)
@@ -210,10 +252,8 @@ def _unprivileged_account() -> _Account:
 
 def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
     account = _unprivileged_account()
-    directory = Path(tempfile.mkdtemp(prefix="kilowatch-postgres-"))
+    directory = _directory_for(account)
     try:
-        if account.uid is not None and account.gid is not None:
-            os.chown(directory, account.uid, account.gid)
         if not _can_run(account, binaries, directory):
             if not may_copy:
                 raise RuntimeError("the unprivileged user that has to run it may not")
@@ -224,7 +264,19 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+    url = URL.create("postgresql", "kilowatch", password, "127.0.0.1", database="postgres")
+    return _watched(url, account, binaries, directory)
 
+
+def _directory_for(account: _Account) -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="kilowatch-postgres-"))
+    if account.uid is not None and account.gid is not None:
+        os.chown(directory, account.uid, account.gid)
+    return directory
+
+
+def _watched(url: URL, account: _Account, binaries: Path, directory: Path) -> PostgresServer:
+    """Start what lies in the directory, so that it ends with this process."""
     watchdog = subprocess.Popen(
         ["/bin/sh", "-c", WATCHDOG, "sh", binaries / "pg_ctl", directory],
         cwd="/",
@@ -236,14 +288,13 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    url = URL.create("postgresql", "kilowatch", password, "127.0.0.1", database="postgres")
-    server = PostgresServer(url, directory, watchdog)
+    running = _Running(account, binaries, directory, watchdog)
     try:
         port = _launch(account, binaries, directory)
     except BaseException:
-        server.stop()
+        running.stop()
         raise
-    return PostgresServer(url.set(port=port), directory, watchdog)
+    return PostgresServer(url.set(port=port), running)
 
 
 def _can_run(account: _Account, binaries: Path, directory: Path) -> bool:

@@ -19,6 +19,7 @@ OTHER = {
     "environment": ("production", "production"),
     "data_dir": ("/srv/kilowatch", Path("/srv/kilowatch")),
     "database_url": ("postgresql+psycopg://me@db/kilowatch", "postgresql+psycopg://me@db/kilowatch"),
+    "database_replica_url": ("postgresql+psycopg://me@spare/kilowatch", "postgresql+psycopg://me@spare/kilowatch"),
     "history_url": ("clickhouse://db/kilowatch", "clickhouse://db/kilowatch"),
     "history_sync": ("false", False),
     "secret_key": (SECRET, SECRET),
@@ -110,6 +111,19 @@ class TestSecretsInFiles:
         assert made.render_as_string() == url.replace("me@", "me:***@")
         assert self.PASSWORD not in repr(settings)
         assert quote(self.PASSWORD, safe="") not in repr(settings)
+
+    @pytest.mark.parametrize(("user", "shown"), [("me", "me:***"), ("me:own", "me:***")])
+    def test_the_catalogues_is_the_replicas_unless_that_has_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, secret: Callable[[str], str], user: str, shown: str
+    ) -> None:
+        monkeypatch.setenv("KILOWATCH_DATABASE_URL", "postgresql+psycopg://me@db/kilowatch")
+        monkeypatch.setenv("KILOWATCH_DATABASE_REPLICA_URL", f"postgresql+psycopg://{user}@standby/kilowatch")
+        monkeypatch.setenv("KILOWATCH_DATABASE_PASSWORD_FILE", secret(self.PASSWORD))
+        settings = load_settings()
+        replica = make_url(settings.database_replica_url or "")
+        assert replica.password == ("own" if ":" in user else self.PASSWORD)
+        assert replica.render_as_string() == f"postgresql+psycopg://{shown}@standby/kilowatch"
+        assert "standby" not in repr(settings)
 
     def test_a_value_and_its_file_are_not_both_given(
         self, monkeypatch: pytest.MonkeyPatch, secret: Callable[[str], str]

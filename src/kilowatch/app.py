@@ -110,7 +110,9 @@ class Kilowatch:
             + _WEBHOOK_THREADS
             + webhook_sender.THREADS
         )
-        self.database = Database(settings.resolved_database_url, pool_size=threads)
+        self.database = Database(
+            settings.resolved_database_url, pool_size=threads, replica_url=settings.database_replica_url
+        )
         try:
             with _naming("KILOWATCH_DATABASE_URL"):
                 migrations.upgrade(self.database)

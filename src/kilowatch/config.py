@@ -36,6 +36,12 @@ class Settings(BaseSettings):
     database_password_file: Path | None = Field(
         None, description="File with the password of the user that the catalogue's URL names."
     )
+    database_replica_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of a standby of the same PostgreSQL. Reads go there while it has all that was "
+        "committed, so that nobody sees it lag.",
+        repr=False,  # may hold a password
+    )
     history_url: str | None = Field(
         None,
         description="History engine: `chdb:///path` (embedded) or `clickhouse://user:password@host:8123/database`. "
@@ -131,6 +137,9 @@ class Settings(BaseSettings):
             if path := values.get(f"{store}_password_file"):
                 url, variable = values.get(f"{store}_url"), f"KILOWATCH_{store.upper()}_PASSWORD_FILE"
                 values[f"{store}_url"] = _with_password(str(url or ""), variable, path)
+                replica = str(values.get(f"{store}_replica_url") or "")
+                if re.match(r"[^:]+://[^:@/]+@", replica):  # it names a user, as on the first server, without a password
+                    values[f"{store}_replica_url"] = _with_password(replica, variable, path)
         return values
 
     @field_validator("data_dir")
@@ -143,6 +152,13 @@ class Settings(BaseSettings):
     def _known_database(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"(sqlite|postgresql\+psycopg)://", value):
             raise ValueError("must be `sqlite:///path` or `postgresql+psycopg://user:password@host/name`")
+        return value
+
+    @field_validator("database_replica_url")
+    @classmethod
+    def _known_replica(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("postgresql+psycopg://"):
+            raise ValueError("must be `postgresql+psycopg://user:password@host/name`")
         return value
 
     @field_validator("secret_key")

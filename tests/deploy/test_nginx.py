@@ -136,6 +136,18 @@ class TestClientAddress:
         assert self._attempt(deployment, "127.0.0.2", "a@example.org", "10.9.9.9") == 429
         assert self._attempt(deployment, "127.0.0.3", "a@example.org", "127.0.0.2") == 401  # another client
 
+    def test_is_believed_of_the_proxy_alone(self, deployment: Deployment) -> None:
+        """As of somebody who reaches the application's port directly, from another address than the proxy's."""
+
+        def attempt(claimed: str) -> int:
+            transport = httpx2.HTTPTransport(local_address="127.0.0.8")
+            address = f"http://127.0.0.1:{deployment.server.port}"
+            with httpx2.Client(base_url=address, transport=transport, headers={"X-Forwarded-For": claimed}) as client:
+                form = {"username": "b@example.org", "password": "wrong password"}
+                return client.post("/api/v1/auth/token", data=form).status_code
+
+        assert [attempt(f"10.0.0.{number}") for number in range(11)] == [401] * 10 + [429]
+
     def _attempt(self, deployment: Deployment, source: str, email: str, claimed: str) -> int:
         headers = {
             "X-Forwarded-For": claimed,
@@ -371,6 +383,18 @@ class TestErrors:
             assert "<h1>" in person.text
         finally:
             nginx.stop()
+
+    def test_of_a_store_that_is_away_are_the_applications_own(self, deployment: Deployment) -> None:
+        deployment.clickhouse.fail_next("refuse", "SELECT ts, value", times=6)
+        window = "start=2026-01-01T00:00:00Z&end=2026-01-08T00:00:00Z&resolution=raw"
+        with deployment.client(headers=deployment.authorization) as client:
+            answer = client.get(f"/api/v1/metrics/{deployment.metric}/history?{window}")
+        while deployment.clickhouse.faults():  # how often the client tries is its own affair
+            with deployment.client(headers=deployment.authorization) as client:
+                client.get(f"/api/v1/metrics/{deployment.metric}/history?{window}")
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert answer.json()["instance"].startswith("/api/v1/metrics/")
+        assert answer.headers.get_list("retry-after") == ["5"]
 
     def test_of_the_application_are_passed_on(self, deployment: Deployment) -> None:
         with deployment.client() as client:

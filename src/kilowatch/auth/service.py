@@ -121,7 +121,7 @@ class Gate:
 
     @contextmanager
     def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
-        with self._database.read() as connection:
+        with self._database.read_anywhere() as connection:
             yield self._work(connection, caller, scope)
 
     @contextmanager

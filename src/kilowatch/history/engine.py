@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import clickhouse_connect
 import numpy as np
@@ -20,6 +20,8 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from kilowatch.errors import Invalid, Unavailable, said
+from kilowatch.history import cluster
+from kilowatch.history.cluster import Cluster
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.native import decode
 from kilowatch.kit.memory import leave
@@ -61,8 +63,8 @@ class Engine:
         """Open the engine and bring its tables up to date.
 
         Args:
-            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://`
-                for TLS).
+            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database[?cluster=name]`
+                (`clickhouses://` for TLS).
             connections: how many statements may run at once, inserts not counted.
             sync: write what is inserted through to the disk.
             migrate: change nothing if false; then tables that are not up to date are an error.
@@ -73,6 +75,8 @@ class Engine:
             Unavailable: the server does not answer.
         """
         connect = _connector(url, create=migrate)
+        self.cluster = _cluster(url)
+        """The cluster that the tables are spread over; `None` where one server has them."""
         self.is_embedded = url.startswith("chdb:")
         """Nobody but this process has it then."""
         self._clients: list[Client] = []
@@ -103,10 +107,14 @@ class Engine:
         return [line.split("\t") for line in self._raw(sql, parameters, "TSV").decode().splitlines()]
 
     def _raw(self, sql: str, parameters: Mapping[str, Any], form: str) -> bytes:
+        if self.cluster is not None:
+            sql = self.cluster.asking(sql)
         with self._client() as client:
             return client.raw_query(sql, parameters=dict(parameters), fmt=form)
 
     def command(self, sql: str, parameters: Mapping[str, Any]) -> None:
+        if self.cluster is not None:
+            sql = self.cluster.changing(sql)
         with self._client() as client:
             client.command(sql, parameters=dict(parameters))
 
@@ -148,17 +156,22 @@ class Engine:
 
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
-            client.command(SCHEMA_TABLE)
+            self._make(client, SCHEMA_TABLE)
             for version, brings, steps in self._missing(client):
                 log.info("history migration", version=version, brings=brings)
                 for step in steps:
-                    client.command(step.format(sync=int(sync)))
+                    self._make(client, step.format(sync=int(sync)))
                 client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
             for table in ("readings", "latest"):
-                client.command(
+                self._make(
+                    client,
                     f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
-                    f"fsync_part_directory = {int(sync)}"
+                    f"fsync_part_directory = {int(sync)}",
                 )
+
+    def _make(self, client: Client, statement: str) -> None:
+        for part in (statement,) if self.cluster is None else self.cluster.creating(statement):
+            client.command(part)
 
     def _close_clients(self) -> None:
         for client in self._clients:
@@ -196,8 +209,8 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
         _check_database_name(database)
         return lambda: _open_embedded(path, database, create=create)
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
-        database = unquote(parts.path.strip("/")) or "kilowatch"
-        _check_database_name(database)
+        database = _database_of(parts)
+        spread = _cluster(url)
         secure = parts.scheme == "clickhouses"
         return lambda: _open_server(
             host=parts.hostname or "",
@@ -206,12 +219,28 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=database,
+            spread=spread,
             create=create,
         )
     raise Invalid(
         "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
         "(`clickhouses://` for TLS)."
     )
+
+
+def _cluster(url: str) -> Cluster | None:
+    """The cluster that a URL names. Raises `Invalid`."""
+    parts = urlsplit(url)
+    named = parse_qs(parts.query, keep_blank_values=True).get("cluster")
+    if named is None or parts.scheme == "chdb":
+        return None
+    return Cluster(named[0], _database_of(parts))
+
+
+def _database_of(parts: SplitResult) -> str:
+    database = unquote(parts.path.strip("/")) or "kilowatch"
+    _check_database_name(database)
+    return database
 
 
 def _check_database_name(name: str) -> None:
@@ -251,17 +280,17 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
 
 
-def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
+def _open_server(*, database: str, spread: Cluster | None, create: bool, **connection: Any) -> Client:
     connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
     with _translated():
         if create:
             client = clickhouse_connect.get_client(**connection, database="default")
-            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
             client.close()
         return clickhouse_connect.get_client(
             **connection,
             database=database,
-            settings=_INSERT_SETTINGS,
+            settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )

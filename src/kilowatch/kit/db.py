@@ -6,12 +6,14 @@ caller sees, never a 201 that was not stored.
 
 import sqlite3
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import (
     URL,
     Connection,
@@ -37,6 +39,8 @@ from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable, said
 from kilowatch.kit.memory import leave
+
+log = structlog.get_logger("kilowatch.db")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 MIGRATION_TIMEOUT_MS = 120_000
@@ -83,30 +87,23 @@ class Database:
     IMMEDIATE`, so that none fails half-way with "database is locked". PostgreSQL: plain transactions.
     """
 
-    def __init__(self, url: str, *, pool_size: int) -> None:
-        try:
-            self.url = make_url(url)
-        except ArgumentError as error:
-            raise Invalid(
-                "KILOWATCH_DATABASE_URL is no URL: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`."
-            ) from error
+    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None) -> None:
+        """`replica_url` is a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`."""
+        self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
+            if replica_url is not None:
+                raise Invalid(
+                    "KILOWATCH_DATABASE_REPLICA_URL: only PostgreSQL has replicas; set KILOWATCH_DATABASE_URL."
+                )
             _prepare_folder(self.url)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_engine(
-                self.url,
-                pool_size=pool_size,
-                max_overflow=2,
-                pool_pre_ping=True,
-                pool_timeout=10,
-                hide_parameters=True,
-                connect_args={"connect_timeout": 5},
-            )
+            self._writer = _postgres_engine(self.url, pool_size=pool_size)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
+        self._replica = None if replica_url is None else _Replica(replica_url, pool_size=pool_size)
         self._is_closed = False
         for engine in (self._reader, self._writer):
             event.listen(engine, "checkin", self._close_late)
@@ -118,6 +115,23 @@ class Database:
         """A consistent view; nothing is written."""
         leave()
         with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def read_anywhere(self) -> Iterator[Connection]:
+        """As `read`, by the replica if there is one that has all that was committed when this is called.
+
+        So it answers as the database itself would: a right that was taken away before is gone there, too.
+        """
+        leave()
+        if self._replica is None:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.read() as connection:
+            position = str(connection.execute(_POSITION).scalar_one())
+        reader = self._replica.reader if self._replica.has(position) else self._reader
+        with _translated(), reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -185,11 +199,64 @@ class Database:
             self._watcher.close()
         self._reader.dispose()
         self._writer.dispose()
+        if self._replica is not None:
+            self._replica.close()
 
     def _close_late(self, _connection: object, record: ConnectionPoolEntry) -> None:
         """The pool that a connection came from is gone by then, and would leave it open."""
         if self._is_closed:
             record.invalidate()
+
+
+# What was acknowledged as committed lies before it.
+_POSITION = text(
+    "SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn() "
+    "ELSE pg_current_wal_flush_lsn() END"
+)
+_REPLAYED = text("SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= CAST(:position AS pg_lsn), false)")
+_REPLAYED_WITHIN_S = 0.02
+_REPLAYED_LOOK_EVERY_S = 0.002
+_REPLICA_LATE_FOR_S = 1.0
+_REPLICA_AGAIN_AFTER_S = 10.0
+
+
+class _Replica:
+    """A standby that is asked while it keeps up. Nothing fails because it does not answer."""
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        setting = "KILOWATCH_DATABASE_REPLICA_URL"
+        self._engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
+        self.reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._again_at = 0.0
+
+    def has(self, position: str) -> bool:
+        """Whether it has all that lies before a position in the database's log, or has it in a moment."""
+        if time.monotonic() < self._again_at:
+            return False
+        until = time.monotonic() + _REPLAYED_WITHIN_S
+        try:
+            with self._asking.connect() as connection:
+                while True:
+                    is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
+                    if has_it or time.monotonic() > until:
+                        break
+                    time.sleep(_REPLAYED_LOOK_EVERY_S)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._leave_it("it does not answer", error=str(error).partition("\n")[0])
+            return False
+        if not is_replica:
+            self._leave_it("it is no replica")
+        elif not has_it:
+            self._again_at = time.monotonic() + _REPLICA_LATE_FOR_S
+        return bool(is_replica and has_it)
+
+    def _leave_it(self, reason: str, **more: str) -> None:
+        self._again_at = time.monotonic() + _REPLICA_AGAIN_AFTER_S
+        log.warning("the database's replica is not asked for a while", reason=reason, **more)
+
+    def close(self) -> None:
+        self._engine.dispose()
 
 
 class _Watcher:
@@ -212,6 +279,27 @@ class _Watcher:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _parsed(url: str, setting: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise Invalid(
+            f"{setting} is no URL: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`."
+        ) from error
+
+
+def _postgres_engine(url: URL, *, pool_size: int) -> Engine:
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=2,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 5},
+    )
 
 
 def _prepare_folder(url: URL) -> None:
