@@ -138,7 +138,9 @@ class Settings(BaseSettings):
                 url, variable = values.get(f"{store}_url"), f"KILOWATCH_{store.upper()}_PASSWORD_FILE"
                 values[f"{store}_url"] = _with_password(str(url or ""), variable, path)
                 replica = str(values.get(f"{store}_replica_url") or "")
-                if re.match(r"[^:]+://[^:@/]+@", replica):  # it names a user, as on the first server, without a password
+                if re.match(
+                    r"[^:]+://[^:@/]+@", replica
+                ):  # it names a user, as on the first server, without a password
                     values[f"{store}_replica_url"] = _with_password(replica, variable, path)
         return values
 

@@ -1,14 +1,19 @@
 """The unit of systemd, and what it and the script that installs it have in common with the rest."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from kilowatch.config import Settings
+from tests.conftest import _unique
+from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/systemd/kilowatch.service"
@@ -97,6 +102,33 @@ class TestInstallation:
     def test_names_files_that_are_there(self) -> None:
         for path in re.findall(r"\bdeploy/[\w./-]*\w", INSTALL.read_text()):
             assert (ROOT / path).exists(), path
+
+    @pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not here")
+    def test_makes_its_database_once_and_sets_the_password_that_is_there(self, postgres: PostgresServer) -> None:
+        """What the script gives to psql, with another name, as the tests' own server is run by a role of the same."""
+        found = re.search(r"<<'SQL'\n(.*?)\nSQL\n", INSTALL.read_text(), re.DOTALL)
+        assert found is not None
+        name, url = _unique("installed"), make_url(postgres.url)
+        psql = ["psql", "--quiet", "--set", "ON_ERROR_STOP=1", f"--host={url.host}", f"--port={url.port}"]
+        asked = found[1].replace("kilowatch", name) + "\n"
+        try:
+            for password in ("first", 'it\'s "another"'):
+                given = {"PGPASSWORD": url.password or "", "KILOWATCH_PASSWORD": password}
+                command = [*psql, f"--username={url.username}", f"--dbname={url.database}"]
+                made = subprocess.run(
+                    command, input=asked, env=os.environ | given, capture_output=True, text=True, check=False
+                )
+                assert (made.returncode, made.stderr) == (0, "")
+                its_own = url.set(username=name, database=name, password=password, drivername="postgresql")
+                with psycopg.connect(its_own.render_as_string(hide_password=False)) as connection:
+                    connection.execute("CREATE TABLE its_own ()")
+                    connection.rollback()
+        finally:
+            with psycopg.connect(
+                url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
+            ) as by:
+                by.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+                by.execute(f"DROP ROLE IF EXISTS {name}".encode())
 
     def test_says_what_it_needs_before_it_does_anything(self, tmp_path: Path) -> None:
         done = subprocess.run([INSTALL], capture_output=True, text=True, check=False, cwd=tmp_path)
