@@ -397,6 +397,21 @@ class Accounts:
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=User, now=work.now
             )
 
+    def create_first_administrator(self, caller: Caller, *, email: str, name: str, password: str) -> User | None:
+        """The administrator of a new installation; `None` if there is one already. Of several at once, one makes it."""
+        password_hash = secrets.hash_password(password)
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+            take_turns(work.connection, "first administrator")
+            if store.lock_admins(work.connection):
+                return None
+            _refuse_taken_email(work.connection, email)
+            user_id = store.add_user(
+                work.connection, email=email, name=name, password_hash=password_hash, is_admin=True, now=work.now
+            )
+            audit.record(work, None, "user_created", email, {"name": name, "is_admin": True})
+            return _user(work.connection, user_id)
+
     def change_user(
         self, caller: Caller, user_id: int, changes: dict[str, object], *, if_match: str | None = None
     ) -> User:

@@ -313,6 +313,11 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
         client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
         return client
+    except ImportError as error:
+        raise Invalid(
+            "The embedded history (chDB) is not part of this installation; set KILOWATCH_HISTORY_URL to a ClickHouse "
+            "server, or install the package chdb-core-lite."
+        ) from error
     except ClickHouseError as error:
         if "already initialized with path" in str(error):
             raise Invalid(
