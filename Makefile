@@ -50,7 +50,7 @@ install: ## Make .venv with all that running and developing need (PYTHON=... cho
 .PHONY: lock
 lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest releases)
 	@scripts/setup uv
-	$(COMPILE) pyproject.toml --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --extra otel --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraints requirements/run.txt --output-file requirements/dev.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) --group node --constraints requirements/dev.txt --output-file requirements/node.txt
