@@ -18,7 +18,7 @@ WORKDIR /src
 COPY requirements requirements
 COPY deploy/image deploy/image
 RUN deploy/image/tools /tools
-# no: about 550 MB, for a ClickHouse server. yes: about 740 MB, with the embedded engine too.
+# no: about 560 MB, for a ClickHouse server. yes: about 740 MB, with the embedded engine too.
 ARG EMBEDDED=no
 RUN deploy/image/packages /tools /opt/kilowatch ${EMBEDDED}
 COPY pyproject.toml README.md LICENSE ./
