@@ -87,6 +87,14 @@ class ClickHouse:
     url: str
     """Without a database."""
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that have not come to pass yet."""
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
+        connection.request("GET", "/faults")
+        planned: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+        connection.close()
+        return planned
+
     def fail_next(self, kind: str, statement: str, *, times: int = 1) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
         connection.request("POST", "/faults", json.dumps({"kind": kind, "statement": statement, "times": times}))
@@ -117,6 +125,10 @@ class Faults:
         with self._lock:
             self._planned.append(fault)
 
+    def planned(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return list(self._planned)
+
     def next_for(self, statement: bytes) -> str | None:
         with self._lock:
             for fault in self._planned:
@@ -141,6 +153,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if urlsplit(self.path).path == "/ping":
             self._answer(200, b"Ok.\n")
+        elif urlsplit(self.path).path == "/faults":
+            self._answer(200, json.dumps(self.faults.planned()).encode())
         else:
             self.do_POST()
 

@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 
 # A developer's own settings, exported for a server, must not reach a test: one that deletes everything would do so in
 # the developer's database. (That is also why no test needs to mind them.)
-for _name in [name for name in os.environ if name.startswith("KILOWATCH_")]:
+for _name in [name for name in os.environ if name.startswith(("KILOWATCH_", "OTEL_", "PROMETHEUS_"))]:
     if not _name.startswith("KILOWATCH_TEST_"):
         del os.environ[_name]
 

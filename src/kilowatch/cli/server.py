@@ -41,18 +41,21 @@ def serve(
 
     With several workers SIGHUP replaces them one after another, without losing a request.
     """
+    from kilowatch.kit import metrics
+
     settings = load_settings()
     if workers == 1:
-        _refuse_taken_port(host, port)
-        with opened(settings) as services:
-            _serve(services, settings, started=_saying(f"Serving on {_address(host, port)}"), host=host, port=port)
+        with metrics.serving(settings):
+            _refuse_taken_port(host, port)
+            with opened(settings) as services:
+                _serve(services, settings, started=_saying(f"Serving on {_address(host, port)}"), host=host, port=port)
         out.print("Stopped.")
         return
     refuse_workers(settings)
     configure_logging(settings)
-    with listening(host, port) as listener:
+    with metrics.serving_several(settings) as counts, listening(host, port) as listener:
         banner = f"Serving on {_address(host, port)} with {workers} workers"
-        Workers(workers, listener, started=_saying(banner)).run()
+        Workers(workers, listener, started=_saying(banner), environment=counts.environment, ended=counts.forget).run()
     out.print("Stopped.")
 
 
@@ -75,9 +78,10 @@ def demo(
     if serve:
         _refuse_taken_port(host, port)
     from kilowatch.demo import portfolio
+    from kilowatch.kit.metrics import serving
 
     out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
-    with opened(settings) as services:
+    with serving(settings) if serve else contextlib.nullcontext(), opened(settings) as services:
         prepared = portfolio.prepare(services, settings, progress=_show_progress)
         address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
         _show_demo(prepared, address)

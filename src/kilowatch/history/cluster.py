@@ -15,7 +15,9 @@ _CREATED = re.compile(
     r"ENGINE = (?P<engine>\w+MergeTree)(?:\((?P<arguments>[^)]*)\))?(?P<rest>.*)",
     re.DOTALL,
 )
-_ALTERED = re.compile(r"\s*ALTER TABLE (\w+)")
+_ALTERED = re.compile(r"\s*ALTER TABLE \w+")
+_SHARDED = re.compile(r"\b(readings|latest|quarters|days)\b")
+_OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations)\b")
 _SHARD = "metric_id"
 
 SETTINGS = {
@@ -23,6 +25,9 @@ SETTINGS = {
     # All processes read and write the same replica of a shard while it is there, so that what was written is read.
     "load_balancing": "in_order",
     "prefer_localhost_replica": 0,
+    # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet
+    # leaves them until the next time.
+    "allow_nondeterministic_mutations": 1,
 }
 
 
@@ -69,15 +74,18 @@ class Cluster:
         )
 
     def changing(self, statement: str) -> str:
-        """A statement that changes a table, for the table that every server has. Others stay as they are."""
-        return _ALTERED.sub(rf"ALTER TABLE \1_local {self.everywhere}", statement, count=1)
+        """A statement that changes a table, for the tables that every server has. Others stay as they are."""
+        if not _ALTERED.match(statement):
+            return statement
+        local = _SHARDED.sub(r"\1_local", statement)
+        return _ALTERED.sub(lambda head: f"{head[0]} {self.everywhere}", local, count=1)
 
     def asking(self, statement: str) -> str:
         """A statement that asks for a server's own tables, of all servers. Others stay as they are."""
-        if "system.parts" not in statement:
+        if not _OF_A_SERVER.search(statement):
             return statement
         return (
-            statement.replace("system.parts", f"clusterAllReplicas(`{self.name}`, system.parts)")
+            _OF_A_SERVER.sub(lambda of: f"clusterAllReplicas(`{self.name}`, {of[0]})", statement)
             .replace("currentDatabase()", f"'{self.database}'")
             .replace("table = 'readings'", "table = 'readings_local'")
         )

@@ -2,9 +2,11 @@
 
 import queue
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -18,13 +20,16 @@ from clickhouse_connect.driver.exceptions import (
     OperationalError,
     ProgrammingError,
 )
+from opentelemetry.trace import SpanKind
 
 from kilowatch.errors import Invalid, Unavailable, said
-from kilowatch.history import cluster
+from kilowatch.history import cluster, statements
 from kilowatch.history.cluster import Cluster
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.native import decode
+from kilowatch.kit import handling, metrics
 from kilowatch.kit.memory import leave
+from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -54,6 +59,11 @@ class EngineInUse(Unavailable):
 class HistoryUnavailable(Unavailable):
     def __init__(self) -> None:
         super().__init__(said("The history engine does not answer; try again shortly."), retry_after_s=5)
+
+
+def _away() -> HistoryUnavailable:
+    metrics.UNAVAILABLE.labels("history").inc()
+    return HistoryUnavailable()
 
 
 class Engine:
@@ -96,15 +106,24 @@ class Engine:
 
     def query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         """The rows of an answer, whose columns have a fixed width, as one array."""
-        return np.frombuffer(self._raw(sql, parameters, "RowBinary"), dtype)
+        with _Statement(sql) as statement:
+            rows = np.frombuffer(self._raw(sql, parameters, "RowBinary"), dtype)
+            statement.gives(len(rows))
+            return rows
 
     def columns(self, sql: str, parameters: Mapping[str, Any], dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
         """The columns of an answer, as they lie in the engine."""
-        return decode(self._raw(sql, parameters, "Native"), dtypes)
+        with _Statement(sql) as statement:
+            columns = decode(self._raw(sql, parameters, "Native"), dtypes)
+            statement.gives(len(columns[0]))
+            return columns
 
     def lines(self, sql: str, parameters: Mapping[str, Any]) -> list[list[str]]:
         """The fields of an answer's lines as texts."""
-        return [line.split("\t") for line in self._raw(sql, parameters, "TSV").decode().splitlines()]
+        with _Statement(sql) as statement:
+            lines = self._raw(sql, parameters, "TSV").decode().splitlines()
+            statement.gives(len(lines))
+            return [line.split("\t") for line in lines]
 
     def _raw(self, sql: str, parameters: Mapping[str, Any], form: str) -> bytes:
         if self.cluster is not None:
@@ -113,15 +132,19 @@ class Engine:
             return client.raw_query(sql, parameters=dict(parameters), fmt=form)
 
     def command(self, sql: str, parameters: Mapping[str, Any]) -> None:
-        if self.cluster is not None:
-            sql = self.cluster.changing(sql)
-        with self._client() as client:
-            client.command(sql, parameters=dict(parameters))
+        changing = sql if self.cluster is None else self.cluster.changing(sql)
+        with _Statement(sql), self._client() as client:
+            client.command(changing, parameters=dict(parameters))
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
         with _translated():
             self._clients[0].raw_insert(table, columns, body, fmt=form)
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections are in use, and how many there are; that for inserts not counted."""
+        most = len(self._clients) - 1
+        return most - self._idle.qsize(), most
 
     def version(self) -> str:
         return self._clients[0].server_version or "of an unknown version"
@@ -139,7 +162,7 @@ class Engine:
         try:
             client = self._idle.get(timeout=_CONNECTION_WAIT_S)
         except queue.Empty as error:
-            raise HistoryUnavailable from error
+            raise _away() from error
         try:
             with _translated():
                 yield client
@@ -178,21 +201,47 @@ class Engine:
             client.close()
 
 
+class _Statement:
+    """What is counted, timed and traced of a statement, which the block runs."""
+
+    def __init__(self, sql: str) -> None:
+        self._kind = statements.kind_of(sql)
+
+    def __enter__(self) -> "_Statement":
+        leave()  # before it counts: it is made again by a thread that may wait
+        self._began = time.perf_counter()
+        self._opening = span("history statement", kind=SpanKind.CLIENT, statement=self._kind)
+        self._span = self._opening.__enter__()
+        return self
+
+    def gives(self, rows: int) -> None:
+        self._span.set_attribute("db.response.returned_rows", rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opening.__exit__(kind, error, trace)
+        seconds = time.perf_counter() - self._began
+        handling.took("history", seconds)
+        metrics.STATEMENTS.labels(self._kind, "ok" if error is None else "failed").inc()
+        metrics.STATEMENT_DURATION.labels(self._kind).observe(seconds)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise HistoryUnavailable from error
+        raise _away() from error
     except DatabaseError as error:
         if _PASSING.search(str(error)):
-            raise HistoryUnavailable from error
+            raise _away() from error
         if _REFUSED.search(str(error)):
             raise Invalid("KILOWATCH_HISTORY_URL: the server refuses this user or password.") from error
         raise
     except ProgrammingError as error:
         if "closed" in str(error):  # while the server shuts down
-            raise HistoryUnavailable from error
+            raise _away() from error
         raise
 
 
@@ -264,6 +313,11 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
         client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
         return client
+    except ImportError as error:
+        raise Invalid(
+            "The embedded history (chDB) is not part of this installation; set KILOWATCH_HISTORY_URL to a ClickHouse "
+            "server, or install the package chdb-core-lite."
+        ) from error
     except ClickHouseError as error:
         if "already initialized with path" in str(error):
             raise Invalid(

@@ -113,6 +113,16 @@ class HistoryStore:
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
 
+    # ── how it is doing ──
+
+    def connections(self) -> tuple[int, int]:
+        """How many of the engine's connections are in use, and how many there are."""
+        return self._engine.connections()
+
+    def waiting(self) -> tuple[int, int]:
+        """How many batches and readings wait for the next insert."""
+        return self._appender.waiting()
+
     @property
     def is_embedded(self) -> bool:
         """Whether this process alone has the history."""

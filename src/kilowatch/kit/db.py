@@ -38,7 +38,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable, said
+from kilowatch.kit import metrics
+from kilowatch.kit.handling import spent
 from kilowatch.kit.memory import leave
+from kilowatch.kit.traces import StatementSpans, span
 
 log = structlog.get_logger("kilowatch.db")
 
@@ -102,11 +105,14 @@ class Database:
         else:
             self._writer = _postgres_engine(self.url, pool_size=pool_size)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+        self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
         self._replica = None if replica_url is None else _Replica(replica_url, pool_size=pool_size)
         self._is_closed = False
         for engine in (self._reader, self._writer):
             event.listen(engine, "checkin", self._close_late)
+        for engine in (self._reader, self._writer) if self.is_sqlite else (self._writer,):
+            _trace(engine)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
 
@@ -114,7 +120,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A consistent view; nothing is written."""
         leave()
-        with _translated(), self._reader.connect() as connection:
+        with spent("catalogue"), span("catalogue read"), _translated(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -131,7 +137,7 @@ class Database:
         with self.read() as connection:
             position = str(connection.execute(_POSITION).scalar_one())
         reader = self._replica.reader if self._replica.has(position) else self._reader
-        with _translated(), reader.connect() as connection:
+        with spent("catalogue"), span("catalogue read"), _translated(), reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -143,7 +149,13 @@ class Database:
             Unavailable: the database does not answer.
         """
         leave()
-        with _translated(), self._turn, self._writer.begin() as connection:
+        with (
+            spent("catalogue"),
+            span("catalogue write"),
+            _translated(),
+            self._turn,
+            self._writer.begin() as connection,
+        ):
             yield connection
 
     def stamp(self) -> Hashable:
@@ -181,6 +193,16 @@ class Database:
         finally:
             if engine is not self._writer:
                 engine.dispose()
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """How many connections of each pool are in use, and how many there may be."""
+        if self.is_sqlite:
+            pools = {"read": self._reader.pool, "write": self._writer.pool}
+        else:
+            pools = {"all": self._writer.pool}
+        if self._replica is not None:
+            pools["replica"] = self._replica.reader.pool
+        return {name: (pool.checkedout(), self._most[name]) for name, pool in pools.items()}  # type: ignore[attr-defined]  # all are queues
 
     def listening_engine(self) -> Engine:
         """For a connection that stays open and begins no transactions (PostgreSQL only). Its user disposes of it."""
@@ -226,6 +248,7 @@ class _Replica:
     def __init__(self, url: str, *, pool_size: int) -> None:
         setting = "KILOWATCH_DATABASE_REPLICA_URL"
         self._engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
+        _trace(self._engine)
         self.reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._again_at = 0.0
@@ -342,9 +365,22 @@ def _translated_driver_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise Unavailable(
-            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
-        ) from error
+        raise _away(_NO_ANSWER) from error
+
+
+_NO_ANSWER = said("The catalogue's database does not answer; try again shortly.")
+
+
+def _away(detail: str) -> Unavailable:
+    metrics.UNAVAILABLE.labels("catalogue").inc()
+    return Unavailable(detail, retry_after_s=5)
+
+
+def _trace(engine: Engine) -> None:
+    spans = StatementSpans(engine.dialect.name)
+    event.listen(engine, "before_cursor_execute", spans.begin)
+    event.listen(engine, "after_cursor_execute", spans.end)
+    event.listen(engine, "handle_error", spans.fail)
 
 
 @contextmanager
@@ -356,14 +392,10 @@ def _translated() -> Iterator[None]:
             said("Another request changed the same thing at this moment; read it again and retry.")
         ) from error
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        raise Unavailable(
-            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
-        ) from error
+        raise _away(_NO_ANSWER) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable(
-                said("The catalogue's database went away; try again shortly."), retry_after_s=5
-            ) from error
+            raise _away(said("The catalogue's database went away; try again shortly.")) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error
         raise
