@@ -29,10 +29,11 @@ Tell = Callable[[str, int], None]
 _MADE_SPANS = "simulation_spans"
 _WINDOW_ERASURES = "window_erasures"
 _CLOCKS_APART = timedelta(minutes=1)
-_PAUSE = 0.5
-"""Of the time that a block took: so ingest, and whoever reads, have the machine for a third of the time at least."""
+_PAUSE = 1.0
+"""Of the time that a block took: so ingest, and whoever reads, have the machine for half of the time at least."""
 
-_BLOCK = 100_000
+_BLOCK = 50_000
+"""Rows, and so a few tens of ms."""
 
 Spans = dict[int, list[tuple[int, int]]]
 

@@ -164,7 +164,9 @@ class Bucket:
 
     @contextlib.contextmanager
     def create(self, name: str, path: str) -> Iterator[BinaryIO]:
-        with self._told("written"), self._files.open_output_stream(f"{self._root}/{name}/{path}") as out:
+        where = f"{self._root}/{name}/{path}"
+        # It would pack what is named `.zst` a second time.
+        with self._told("written"), self._files.open_output_stream(where, compression=None) as out:
             yield cast(BinaryIO, out)
 
     def finish(self, name: str) -> None:
