@@ -20,7 +20,7 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from kilowatch.errors import Invalid, Unavailable, said
-from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
+from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE, Step
 from kilowatch.history.native import decode
 from kilowatch.kit.memory import leave
 
@@ -57,7 +57,15 @@ class HistoryUnavailable(Unavailable):
 class Engine:
     """Connections to ClickHouse, one of them for inserts alone. Safe to use from any thread, but for `insert`."""
 
-    def __init__(self, url: str, *, connections: int, sync: bool, migrate: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int,
+        sync: bool,
+        migrate: bool = True,
+        migrations: Sequence[Step] = MIGRATIONS,
+    ) -> None:
         """Open the engine and bring its tables up to date.
 
         Args:
@@ -68,13 +76,15 @@ class Engine:
             migrate: change nothing if false; then tables that are not up to date are an error.
 
         Raises:
-            Invalid: the URL can't be used, or the tables are not up to date.
+            Invalid: the URL can't be used, or the tables are not up to date, are newer than `migrations`, or can't be
+                brought up to date.
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
         connect = _connector(url, create=migrate)
         self.is_embedded = url.startswith("chdb:")
         """Nobody but this process has it then."""
+        self._migrations = migrations
         self._clients: list[Client] = []
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         try:
@@ -138,27 +148,47 @@ class Engine:
         finally:
             self._idle.put(client)
 
-    def _missing(self, client: Client) -> list[tuple[int, str, tuple[str, ...]]]:
-        """The migrations that were not run yet."""
+    def _missing(self, client: Client) -> list[Step]:
+        """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""
         with _translated():
             if not client.command("EXISTS TABLE schema_migrations"):
-                return list(MIGRATIONS)
+                return list(self._migrations)
             done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
-            return [step for step in MIGRATIONS if step[0] not in done]
+        newest = max((version for version, *_ in self._migrations), default=0)
+        if done and max(done) > newest:
+            raise Invalid(
+                f"The history's tables are at version {max(done)}, which this Kilowatch does not know (its newest is "
+                f"{newest}): a later one has migrated them. Install that version or a later one, or restore the backup "
+                "that was made before. Processes that run already may go on."
+            )
+        return [step for step in self._migrations if step[0] not in done]
 
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
             client.command(SCHEMA_TABLE)
-            for version, brings, steps in self._missing(client):
-                log.info("history migration", version=version, brings=brings)
-                for step in steps:
-                    client.command(step.format(sync=int(sync)))
-                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+        for step in self._missing(client):
+            self._migrate_by(client, step, sync=sync)
+        with _translated():
             for table in ("readings", "latest"):
                 client.command(
                     f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
                     f"fsync_part_directory = {int(sync)}"
                 )
+
+    def _migrate_by(self, client: Client, step: Step, *, sync: bool) -> None:
+        version, brings, statements = step
+        log.info("history migration", version=version, brings=brings)
+        try:
+            with _translated():
+                for statement in statements:
+                    client.command(statement.format(sync=int(sync)))
+                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+        except ClickHouseError as error:
+            raise Invalid(
+                f"The history's tables can't be brought to version {version} ({brings}): {error} What was done of it "
+                "stays, and does no harm to the version of Kilowatch that ran before. Remove the cause, then start "
+                "again or run `kilowatch migrate`: it goes on from there."
+            ) from error
 
     def _close_clients(self) -> None:
         for client in self._clients:
