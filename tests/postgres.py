@@ -16,12 +16,15 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -85,7 +88,14 @@ class _Account:
 class PostgresServer:
     """A PostgreSQL server in which tests may make databases."""
 
-    def __init__(self, url: URL, directory: Path | None = None, watchdog: subprocess.Popen[bytes] | None = None):
+    def __init__(
+        self,
+        url: URL,
+        directory: Path | None = None,
+        watchdog: subprocess.Popen[bytes] | None = None,
+        launch: Callable[[Iterable[int]], int] | None = None,
+    ):
+        self._launch = launch
         self._url = url.set(drivername="postgresql+psycopg")
         self._directory = directory
         self._watchdog = watchdog
@@ -111,6 +121,34 @@ class PostgresServer:
         """Drop a database, if it exists, and end the connections to it."""
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._databases.discard(name)
+
+    # ── bad days, of a server that was started here ──
+
+    def crash(self) -> None:
+        """As `pg_ctl stop -m immediate`: all of its processes are gone when this returns."""
+        processes = self._processes()
+        os.kill(processes[0], signal.SIGQUIT)
+        while any(Path(f"/proc/{process}").exists() for process in processes):
+            time.sleep(0.01)
+
+    def start_again(self) -> None:
+        """At the same port, with the same data."""
+        assert self._launch is not None and self._url.port is not None
+        self._launch([self._url.port])
+
+    def hang(self) -> None:
+        """It takes connections, and no more."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for process in reversed(self._processes()):
+            os.kill(process, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        assert self._directory is not None
+        first = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def stop(self) -> None:
         """End a server started here; drop the databases made in one that was not."""
@@ -140,16 +178,20 @@ def start_postgres() -> PostgresServer:
     """Find or start a server; RuntimeError says what is missing."""
     if given := os.environ.get(ENVIRONMENT_VARIABLE):
         return PostgresServer(make_url(given))
+    return start_own_postgres()
 
+
+def start_own_postgres(settings: str = "") -> PostgresServer:
+    """Start a server, with more lines of its configuration; RuntimeError says what is missing."""
     failures: list[str] = []
     for binaries in _system_binaries():
         try:
-            return _start(binaries, may_copy=False)
+            return _start(binaries, settings, may_copy=False)
         except (OSError, RuntimeError) as error:
             failures.append(f"the PostgreSQL in {binaries} did not start: {error}")
     if (binaries_of_wheel := _wheel_binaries()) is not None:
         try:
-            return _start(binaries_of_wheel, may_copy=True)
+            return _start(binaries_of_wheel, settings, may_copy=True)
         except (OSError, RuntimeError) as error:
             failures.append(f"the PostgreSQL of the wheel {WHEEL} did not start: {error}")
     else:
@@ -208,7 +250,7 @@ def _unprivileged_account() -> _Account:
     raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody")
 
 
-def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
+def _start(binaries: Path, settings: str, *, may_copy: bool) -> PostgresServer:
     account = _unprivileged_account()
     directory = Path(tempfile.mkdtemp(prefix="kilowatch-postgres-"))
     try:
@@ -220,7 +262,7 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
             # As under a home directory that only root can enter.
             binaries = _copy(binaries, directory / "copy", account)
         password = secrets.token_urlsafe(16)
-        _initialise(account, binaries, directory, password)
+        _initialise(account, binaries, directory, password, settings)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -239,11 +281,12 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
     url = URL.create("postgresql", "kilowatch", password, "127.0.0.1", database="postgres")
     server = PostgresServer(url, directory, watchdog)
     try:
-        port = _launch(account, binaries, directory)
+        launch = partial(_launch, account, binaries, directory)
+        port = launch(_free_ports(PORT_TRIES))
     except BaseException:
         server.stop()
         raise
-    return PostgresServer(url.set(port=port), directory, watchdog)
+    return PostgresServer(url.set(port=port), directory, watchdog, launch)
 
 
 def _can_run(account: _Account, binaries: Path, directory: Path) -> bool:
@@ -267,7 +310,7 @@ def _copy(binaries: Path, target: Path, account: _Account) -> Path:
     return target / package.name / installation.name / binaries.name
 
 
-def _initialise(account: _Account, binaries: Path, directory: Path, password: str) -> None:
+def _initialise(account: _Account, binaries: Path, directory: Path, password: str, settings: str) -> None:
     password_file = directory / "password"
     password_file.write_text(password)
     if account.uid is not None and account.gid is not None:
@@ -288,13 +331,13 @@ def _initialise(account: _Account, binaries: Path, directory: Path, password: st
     if done.returncode != 0:
         raise RuntimeError(f"initdb failed:\n{done.stdout}")
     with (directory / "data" / "postgresql.conf").open("a") as configuration:
-        configuration.write(SETTINGS)
+        configuration.write(f"{SETTINGS}{settings}\n")
 
 
-def _launch(account: _Account, binaries: Path, directory: Path) -> int:
-    """Start the server and give its port."""
+def _launch(account: _Account, binaries: Path, directory: Path, ports: Iterable[int]) -> int:
+    """Start the server at the first of the ports that is free, and give it."""
     log = directory / "server.log"
-    for port in _free_ports(PORT_TRIES):
+    for port in ports:
         log.unlink(missing_ok=True)
         done = account.run(
             binaries / "pg_ctl",

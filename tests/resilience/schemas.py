@@ -47,7 +47,7 @@ def schema(connection: Connection) -> Schema:
         table: {
             "columns": {column["name"]: column for column in inspector.get_columns(table)},
             "unique": {
-                tuple(sorted(unique["column_names"]))
+                tuple(sorted(str(name) for name in unique["column_names"]))
                 for unique in (*inspector.get_unique_constraints(table), *inspector.get_indexes(table))
                 if unique.get("unique", True)
             },

@@ -22,6 +22,7 @@ from clickhouse_connect.driver.exceptions import (
 from kilowatch.errors import Invalid, Unavailable, said
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE, Step
 from kilowatch.history.native import decode
+from kilowatch.kit.breaker import Breaker
 from kilowatch.kit.memory import leave
 
 log = structlog.get_logger("kilowatch.history")
@@ -34,7 +35,10 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
-_CONNECTION_WAIT_S = 30
+_CONNECTION_WAIT_S = 10
+_ANSWER_WITHIN_S = 30
+"""Of a server: it says something by then, of a statement that takes longer too (how far it is)."""
+
 _CLOSE_WAIT_S = 5
 _MAX_IDS = 20_000
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
@@ -85,6 +89,7 @@ class Engine:
         self.is_embedded = url.startswith("chdb:")
         """Nobody but this process has it then."""
         self._migrations = migrations
+        self._breaker = Breaker(OperationalError, refusal=HistoryUnavailable)
         self._clients: list[Client] = []
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         try:
@@ -122,7 +127,7 @@ class Engine:
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
-        with _translated():
+        with _translated(), self._breaker.attempt():
             self._clients[0].raw_insert(table, columns, body, fmt=form)
 
     def version(self) -> str:
@@ -138,12 +143,13 @@ class Engine:
     @contextmanager
     def _client(self) -> Iterator[Client]:
         leave()
+        self._breaker.check()
         try:
             client = self._idle.get(timeout=_CONNECTION_WAIT_S)
         except queue.Empty as error:
             raise HistoryUnavailable from error
         try:
-            with _translated():
+            with _translated(), self._breaker.attempt():
                 yield client
         finally:
             self._idle.put(client)
@@ -277,7 +283,7 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
 
 
 def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
-    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
+    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": _ANSWER_WITHIN_S}
     with _translated():
         if create:
             client = clickhouse_connect.get_client(**connection, database="default")

@@ -25,7 +25,7 @@ _CHANNEL = "kilowatch_arrivals"
 _MOST_IDS = 900
 """Metrics that a notice names; it may have 8,000 bytes. Of more it says that any may have readings."""
 
-_WAIT = text("SET LOCAL lock_timeout = '30s'")
+_WAIT = text("SET LOCAL lock_timeout = '10s'")
 
 
 class ArrivalClock(Base):

@@ -37,9 +37,13 @@ from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable, said
 from kilowatch.kit.memory import leave
+from kilowatch.kit.postgres import KEPT, postgres_engine
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 MIGRATION_TIMEOUT_MS = 120_000
+_READ_ONLY = "25006"
+"""PostgreSQL's word for a server that only follows another, as after a change of roles."""
+
 T = TypeVar("T")
 
 
@@ -96,14 +100,13 @@ class Database:
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_engine(
+            kept = min(pool_size, KEPT)
+            self._writer = postgres_engine(
                 self.url,
-                pool_size=pool_size,
-                max_overflow=2,
+                pool_size=kept,
+                max_overflow=pool_size - kept + 2,
                 pool_pre_ping=True,
                 pool_timeout=10,
-                hide_parameters=True,
-                connect_args={"connect_timeout": 5},
             )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
@@ -159,23 +162,21 @@ class Database:
         engine = (
             _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1, busy_timeout_ms=MIGRATION_TIMEOUT_MS)
             if self.is_sqlite
-            else self._writer
+            else postgres_engine(self.url, is_patient=True, poolclass=NullPool)
         )
         try:
             with _translated(), engine.begin() as connection:
                 yield connection
         finally:
-            if engine is not self._writer:
-                engine.dispose()
+            engine.dispose()
 
     def listening_engine(self) -> Engine:
         """For a connection that stays open and begins no transactions (PostgreSQL only). Its user disposes of it."""
-        return create_engine(
+        return postgres_engine(
             self.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            connect_args={"connect_timeout": 5, "application_name": "kilowatch, listening"},
+            connect_args={"application_name": "kilowatch, listening"},
         )
 
     def close(self) -> None:
@@ -272,7 +273,7 @@ def _translated() -> Iterator[None]:
             said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
         ) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
             raise Unavailable(
                 said("The catalogue's database went away; try again shortly."), retry_after_s=5
             ) from error

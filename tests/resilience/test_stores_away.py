@@ -1,0 +1,112 @@
+"""A store goes away, or hangs, while readings flow: nothing accepted is lost, and all goes on without a restart."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.processes import wait_until
+from tests.resilience.conftest import Fleet, Load
+
+AWAY_WITHIN_S = 5
+HANGING_WITHIN_S = 60
+
+
+@contextmanager
+def measured(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - began:.1f} s")  # noqa: T201 - for the runbook; shown with -s
+
+
+def check_that_it_says_so(fleet: Fleet) -> None:
+    status, headers, body = fleet.ask("/health/ready")
+    assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/problem+json", "5"), body
+    assert fleet.ask("/health/live")[0] == 200
+
+
+def check_pages_say_so(fleet: Fleet) -> None:
+    status, headers, body = fleet.ask("/sites", accept="text/html", authorization="", cookie="kilowatch_session=any")
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert headers["content-type"].startswith("text/html")
+    assert b"A part of Kilowatch does not answer" in body
+
+
+def check_that_all_goes_on(fleet: Fleet) -> None:
+    """At both workers: each connection is taken by either."""
+    for _ in range(20):
+        assert fleet.server.sign_in()["access_token"]
+        assert fleet.ask("/api/v1/sites")[0] == 200
+    wait_until(lambda: fleet.advisory_locks() == 1, "one of the workers leads again")
+
+
+def check_recovery(fleet: Fleet, load: Load, since: str) -> None:
+    began = time.monotonic()
+    wait_until(lambda: all(sender.accepted_at > began for sender in load.senders), "readings are accepted")
+    times = ", ".join(f"{sender.accepted_at - began:.1f}" for sender in load.senders)
+    with measured(f"{since}: readings accepted after {times} s; all else"):
+        wait_until(fleet.is_ready, "it is ready again")
+        check_that_all_goes_on(fleet)
+    load.wait_for_more()
+    load.end()
+
+
+class TestPostgresAway:
+    def test_refuses_in_order_loses_nothing_and_goes_on_by_itself(self, fleet: Fleet) -> None:
+        metrics = fleet.metrics(2)
+        load = fleet.load(metrics)
+        load.start()
+        fleet.postgres.crash()
+        with measured("PostgreSQL away, until readings are refused"):
+            load.wait_for_refusals()
+        check_that_it_says_so(fleet)
+        check_pages_say_so(fleet)
+        fleet.postgres.start_again()
+        check_recovery(fleet, load, "PostgreSQL is back")
+        load.check(fleet, metrics, refused_within_s=AWAY_WITHIN_S)
+
+    def test_that_hangs_is_waited_for_only_so_long(self, fleet: Fleet) -> None:
+        metrics = fleet.metrics(2)
+        load = fleet.load(metrics)
+        load.start()
+        fleet.postgres.hang()
+        try:
+            with measured("PostgreSQL hangs, until it is not ready"):
+                check_that_it_says_so(fleet)
+            with measured("PostgreSQL hangs, until readings are refused"):
+                load.wait_for_refusals()
+            check_pages_say_so(fleet)
+        finally:
+            fleet.postgres.go_on()
+        check_recovery(fleet, load, "PostgreSQL goes on")
+        load.check(fleet, metrics, refused_within_s=HANGING_WITHIN_S)
+
+
+class TestClickHouseAway:
+    def test_refuses_in_order_loses_nothing_and_goes_on_by_itself(self, fleet: Fleet) -> None:
+        metrics = fleet.metrics(2)
+        load = fleet.load(metrics)
+        load.start()
+        fleet.clickhouse.crash()
+        with measured("ClickHouse away, until readings are refused"):
+            load.wait_for_refusals()
+        check_that_it_says_so(fleet)
+        assert fleet.ask("/api/v1/sites")[0] == 200  # for which the catalogue is enough
+        fleet.clickhouse.start()
+        check_recovery(fleet, load, "ClickHouse is back")
+        load.check(fleet, metrics, refused_within_s=AWAY_WITHIN_S)
+
+    def test_that_hangs_is_waited_for_only_so_long(self, fleet: Fleet) -> None:
+        metrics = fleet.metrics(2)
+        load = fleet.load(metrics)
+        load.start()
+        fleet.clickhouse.hang()
+        try:
+            with measured("ClickHouse hangs, until it is not ready"):
+                check_that_it_says_so(fleet)
+            with measured("ClickHouse hangs, until readings are refused"):
+                load.wait_for_refusals()
+            assert fleet.ask("/api/v1/sites")[0] == 200
+        finally:
+            fleet.clickhouse.go_on()
+        check_recovery(fleet, load, "ClickHouse goes on")
+        load.check(fleet, metrics, refused_within_s=HANGING_WITHIN_S)
