@@ -47,9 +47,8 @@ def schema(connection: Connection) -> Schema:
         table: {
             "columns": {column["name"]: column for column in inspector.get_columns(table)},
             "unique": {
-                tuple(sorted(str(name) for name in unique["column_names"]))
-                for unique in (*inspector.get_unique_constraints(table), *inspector.get_indexes(table))
-                if unique.get("unique", True)
+                *(tuple(unique["column_names"]) for unique in inspector.get_unique_constraints(table)),
+                *(tuple(index["column_names"]) for index in inspector.get_indexes(table) if index["unique"]),
             },
         }
         for table in inspector.get_table_names()

@@ -44,7 +44,7 @@ def check_recovery(fleet: Fleet, load: Load, since: str) -> None:
     wait_until(lambda: all(sender.accepted_at > began for sender in load.senders), "readings are accepted")
     times = ", ".join(f"{sender.accepted_at - began:.1f}" for sender in load.senders)
     with measured(f"{since}: readings accepted after {times} s; all else"):
-        wait_until(fleet.is_ready, "it is ready again")
+        wait_until(lambda: all(fleet.is_ready() for _ in range(20)), "both workers are ready again")
         check_that_all_goes_on(fleet)
     load.wait_for_more()
     load.end()
@@ -109,4 +109,5 @@ class TestClickHouseAway:
         finally:
             fleet.clickhouse.go_on()
         check_recovery(fleet, load, "ClickHouse goes on")
-        load.check(fleet, metrics, refused_within_s=HANGING_WITHIN_S)
+        # An insert that we gave up may be done by the server all the same, after it was sent again.
+        load.check(fleet, metrics, refused_within_s=HANGING_WITHIN_S, may_be_told_twice=True)

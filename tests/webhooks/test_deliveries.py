@@ -15,12 +15,11 @@ from kilowatch.webhooks.deliveries import (
     CLAIMED_FOR,
     FIRST_RETRY,
     GATHERED_FOR,
-    LAST_RETRY,
     MOST_READINGS,
     TRIED_FOR,
     Attempt,
 )
-from kilowatch.webhooks.model import KEPT_DELIVERIES
+from kilowatch.webhooks.model import KEPT_DELIVERIES, LAST_RETRY
 from tests.conftest import START, Clock, World
 from tests.webhooks.conftest import Hook, Receiver, hook, post_all
 

@@ -66,7 +66,7 @@ def postgres_engine(url: URL, *, is_patient: bool = False, **options: Any) -> En
     ) -> psycopg.Connection[Any]:
         given = dict(named)  # what the URL says has the last word
         options = "" if is_patient else f"{_LIMITS} {given.pop('options', '')}"
-        ours = {"connect_timeout": _CONNECT_WITHIN_S, "options": options.strip(), **_KEEPALIVES}
+        ours: dict[str, Any] = {"connect_timeout": _CONNECT_WITHIN_S, "options": options.strip(), **_KEEPALIVES}
         with breaker.attempt():
             return kind.connect(*arguments, **(ours | given))
 
