@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -44,11 +45,18 @@ class Fleet:
         found: list[float] = json.loads(body)["series"][0]["values"]
         return found
 
-    def advisory_locks(self) -> int:
-        """How many hold one: each that leads in something."""
+    def leaders(self) -> int:
+        """How many hold a lock for as long as they are connected."""
+        return self._count("pg_locks WHERE locktype = 'advisory' AND granted")
+
+    def connections(self) -> int:
+        """How many the workers have to their database."""
+        return self._count("pg_stat_activity WHERE datname = 'kilowatch'")
+
+    def _count(self, what: LiteralString) -> int:
         url = make_url(self.postgres.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url) as connection:
-            row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
+            row = connection.execute(f"SELECT count(*) FROM {what}").fetchone()
         assert row is not None
         return int(row[0])
 

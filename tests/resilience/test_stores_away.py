@@ -2,8 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
+import psycopg
+from sqlalchemy import make_url
+
+from kilowatch.kit.postgres import KEPT
 from tests.processes import wait_until
 from tests.resilience.conftest import Fleet, Load
 
@@ -36,7 +41,7 @@ def check_that_all_goes_on(fleet: Fleet) -> None:
     for _ in range(20):
         assert fleet.server.sign_in()["access_token"]
         assert fleet.ask("/api/v1/sites")[0] == 200
-    wait_until(lambda: fleet.advisory_locks() == 1, "one of the workers leads again")
+    wait_until(lambda: fleet.leaders() == 1, "one of the workers leads again")
 
 
 def check_recovery(fleet: Fleet, load: Load, since: str) -> None:
@@ -79,6 +84,46 @@ class TestPostgresAway:
             fleet.postgres.go_on()
         check_recovery(fleet, load, "PostgreSQL goes on")
         load.check(fleet, metrics, refused_within_s=HANGING_WITHIN_S)
+
+
+class TestPostgresWithoutConnections:
+    def test_refuses_in_order_and_goes_on_once_there_are_some(self, fleet: Fleet) -> None:
+        metrics = fleet.metrics(1)
+        load = fleet.load(metrics)
+        load.start()
+        with all_connections_taken(fleet):
+            load.wait_for_refusals()
+            check_that_it_says_so(fleet)
+            check_pages_say_so(fleet)
+        check_recovery(fleet, load, "PostgreSQL has connections again")
+        load.check(fleet, metrics, refused_within_s=AWAY_WITHIN_S)
+
+    def test_each_worker_keeps_few_of_those_that_it_needed(self, fleet: Fleet) -> None:
+        def ask(_number: int) -> int:
+            return fleet.ask("/api/v1/sites")[0]
+
+        with ThreadPoolExecutor(40) as crowd:
+            assert set(crowd.map(ask, range(400))) == {200}
+        listening = 2  # a worker's connection that hears of arrivals, and that which leads or would
+        assert fleet.connections() <= 2 * (KEPT + listening)
+
+
+@contextmanager
+def all_connections_taken(fleet: Fleet) -> Iterator[None]:
+    """Those of the workers too: they are ended, and the server's places taken."""
+    url = make_url(fleet.postgres.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with ExitStack() as taken:
+        first = taken.enter_context(psycopg.connect(url, autocommit=True))
+        while True:
+            first.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'kilowatch'")
+            try:
+                while True:
+                    taken.enter_context(psycopg.connect(url))
+            except psycopg.OperationalError:
+                used = first.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'kilowatch'").fetchone()
+            if used == (0,):
+                break
+        yield
 
 
 class TestClickHouseAway:

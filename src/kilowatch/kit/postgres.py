@@ -29,8 +29,8 @@ _LIMITS = f"-c statement_timeout={_CANCELLED_AFTER_S}s -c idle_in_transaction_se
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
 
-def _away() -> psycopg.OperationalError:
-    return psycopg.OperationalError("PostgreSQL was away a moment ago")
+def _refusal() -> psycopg.OperationalError:
+    return psycopg.OperationalError("PostgreSQL did not answer a moment ago")
 
 
 class _PatientConnection(psycopg.Connection[Any]):
@@ -57,7 +57,7 @@ def postgres_engine(url: URL, *, is_patient: bool = False, **options: Any) -> En
         is_patient: statements may take as long as they do.
     """
     engine = create_engine(url, hide_parameters=True, **options)
-    breaker = Breaker(psycopg.OperationalError, refusal=_away)
+    breaker = Breaker(psycopg.OperationalError, refusal=_refusal)
     kind = _PatientConnection if is_patient else _BoundedConnection
 
     @event.listens_for(engine, "do_connect")
