@@ -76,23 +76,23 @@ class TestADiskWithoutSpace:
         assert send(server, token, metric, 0) is None
         fill(small_disk / "filler")
 
-        accepted = 1
-        refused = [send(server, token, metric, batch) for batch in (1, 2, 3)]
-        assert all(refusal is not None and refusal.is_in_order for refusal in refused), refused
+        for batch in (1, 2, 3):
+            refusal = send(server, token, metric, batch)
+            assert refusal is not None
+            assert refusal.is_in_order, refusal
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        for number in range(40):  # the log of SQLite may have some space of its own
-            site = json.dumps({"name": f"Site {number}", "timezone": "UTC", "notes": "x" * 2000})
-            status, answered, body = server.ask("POST", "/api/v1/sites", site, headers)
-            if status != 201:
-                break
-        assert Refusal(status, answered, body.decode(), 0).is_in_order
+        sites = [json.dumps({"name": f"Site {at}", "timezone": "UTC", "notes": "x" * 2000}) for at in range(40)]
+        answers = [server.ask("POST", "/api/v1/sites", site, headers) for site in sites]
+        refused = [Refusal(status, given, body.decode(), 0) for status, given, body in answers if status != 201]
+        assert refused  # the log of SQLite may have had some space of its own, but not so much
+        assert all(refusal.is_in_order for refusal in refused)
         assert server.ask("GET", "/health/live")[0] == 200
-        assert stored(server, token, metric) == accepted * BATCH
+        assert stored(server, token, metric) == BATCH
 
         (small_disk / "filler").unlink()
         assert send(server, token, metric, 1) is None
         assert stored(server, token, metric) == 2 * BATCH
-        assert server.ask("POST", "/api/v1/sites", site, headers)[0] == 201
+        assert server.ask("POST", "/api/v1/sites", sites[-1], headers)[0] == 201
         assert server.sign_in()["access_token"]
         server.end(signal.SIGKILL)
         server.start()

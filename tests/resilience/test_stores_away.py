@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import psycopg
 from sqlalchemy import make_url
@@ -108,21 +109,22 @@ class TestPostgresWithoutConnections:
         assert fleet.connections() <= 2 * (KEPT + listening)
 
 
+def fleet_connections(connection: psycopg.Connection[Any]) -> int:
+    (number,) = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'kilowatch'").fetchall()
+    return int(number[0])
+
+
 @contextmanager
 def all_connections_taken(fleet: Fleet) -> Iterator[None]:
     """Those of the workers too: they are ended, and the server's places taken."""
     url = make_url(fleet.postgres.url).set(drivername="postgresql").render_as_string(hide_password=False)
     with ExitStack() as taken:
         first = taken.enter_context(psycopg.connect(url, autocommit=True))
-        while True:
+        while fleet_connections(first):
             first.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'kilowatch'")
-            try:
+            with suppress(psycopg.OperationalError):
                 while True:
                     taken.enter_context(psycopg.connect(url))
-            except psycopg.OperationalError:
-                used = first.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = 'kilowatch'").fetchone()
-            if used == (0,):
-                break
         yield
 
 

@@ -1,6 +1,7 @@
 """HTTP for every room: answers, problem documents, request ids, body limits, and the threads that slow calls run on."""
 
 import asyncio
+import errno
 import re
 import secrets
 import time
@@ -38,6 +39,9 @@ _DRAIN_SECONDS = 10
 _MAX_FAULTS = 100
 _MAX_DETAIL = 2000
 _CLIENT_GONE = 499
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
+"""What there is no more of at the moment: files that may be open, space on the disk."""
+
 
 RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
@@ -258,7 +262,9 @@ class RequestLog:
             if started:
                 raise
             detail = said("Something went wrong on our side; the log has it under this request's id.")
-            await problem(Request(scope), 500, detail)(scope, receive, send_with_id)
+            passes = isinstance(error, OSError) and error.errno in _USED_UP
+            code, headers = (503, {"Retry-After": "5"}) if passes else (500, {})
+            await problem(Request(scope), code, detail, headers=headers)(scope, receive, send_with_id)
         finally:
             log.info(
                 "request",
