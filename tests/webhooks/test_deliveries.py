@@ -220,6 +220,15 @@ class TestAFailure:
             assert least <= wait <= min(least * 1.25, LAST_RETRY)
         assert waits[-1] == LAST_RETRY
 
+    def test_does_not_wait_for_a_clock_that_was_set_back(self, mine: Hook, receiver: Receiver) -> None:
+        receiver.answers = [500]
+        mine.send(1.0)
+        mine.deliver()
+        assert isinstance(mine.prepare(), datetime)
+        mine.world.clock.advance(hours=-6)
+        mine.deliver()
+        assert [request.values for request in receiver.taken()] == [[1.0], [1.0]]
+
     def test_of_a_day_disables_it_and_says_so(self, mine: Hook, receiver: Receiver) -> None:
         receiver.answers = [500] * 100
         mine.send(1.0)
