@@ -11,6 +11,9 @@ statements that begin like this go wrong:
     cut_after     the statement was done, and the connection is cut before the answer
     refuse        503, as by a server that has too many queries
     wait          the statement is done after 2 s
+
+Statements for a cluster are done as by one of a single shard, without replicas: the table that every server has is a
+plain one, and the one of the plain name reads it. That shows which statement goes to which of them, and no more.
 """
 
 import base64
@@ -53,6 +56,14 @@ _OF_THE_INTERFACE = re.compile(
 )
 _INSERT = re.compile(rb"\s*(INSERT INTO [^\n]*?)\s+FORMAT (\w+)[ \t]*\n?", re.IGNORECASE)
 _FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+# What only a cluster does, and what a single server does instead.
+_OF_A_CLUSTER = (
+    (re.compile(r"ON CLUSTER `\w+`"), ""),
+    (re.compile(r"ENGINE = Replicated(\w+)\('[^']+', '[^']+'(?:, )?"), r"ENGINE = \1("),
+    (re.compile(r"ENGINE = Distributed\(`\w+`, '(\w+)', (\w+), \w+\)"), r"ENGINE = Merge('\1', '^\2$')"),
+    (re.compile(r"clusterAllReplicas\(`\w+`, ([\w.]+)\)"), r"\1"),
+)
+_INTO = re.compile(r"INSERT INTO (\w+)")
 _ANSWERS_ROWS = re.compile(rb"\s*(SELECT|WITH|SHOW|EXISTS|DESCRIBE|DESC)\b", re.IGNORECASE)
 _WAIT_S = 2
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Server/HTTP/exceptionCodeToHTTPStatus.cpp
@@ -76,6 +87,14 @@ class ClickHouse:
 
     url: str
     """Without a database."""
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that have not come to pass yet."""
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
+        connection.request("GET", "/faults")
+        planned: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+        connection.close()
+        return planned
 
     def fail_next(self, kind: str, statement: str, *, times: int = 1) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
@@ -136,6 +155,10 @@ class Faults:
         with self._lock:
             self._planned.append(fault)
 
+    def planned(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return list(self._planned)
+
     def next_for(self, statement: bytes) -> str | None:
         with self._lock:
             for fault in self._planned:
@@ -160,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if urlsplit(self.path).path == "/ping":
             self._answer(200, b"Ok.\n")
+        elif urlsplit(self.path).path == "/faults":
+            self._answer(200, json.dumps(self.faults.planned()).encode())
         else:
             self.do_POST()
 
@@ -229,9 +254,12 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in asked.items():
                 if not _OF_THE_INTERFACE.fullmatch(name):
                     connection.query(f"SET {name} = '{value}'")
+            parameters = {name[6:]: value for name, value in asked.items() if name.startswith("param_")}
+            if "distributed_foreground_insert" in asked or b"ON CLUSTER" in statement:
+                head, rows = _split(statement)
+                statement = _on_one_server(connection, head, parameters).encode() + rows
             if insert := _INSERT.match(statement):
                 return self._insert(connection, insert, statement[insert.end() :]), None
-            parameters = {name[6:]: value for name, value in asked.items() if name.startswith("param_")}
             form = _FORMAT.search(statement)
             spelt = form[1].decode() if form else asked.get("default_format", "TabSeparated")
             result = connection.query(statement.decode(), spelt, params=parameters)
@@ -280,6 +308,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         pass
+
+
+def _split(statement: bytes) -> tuple[str, bytes]:
+    """An insert and its rows; any other statement, and nothing."""
+    insert = _INSERT.match(statement)
+    end = insert.end() if insert else len(statement)
+    return statement[:end].decode(), statement[end:]
+
+
+def _on_one_server(connection: Any, statement: str, parameters: Mapping[str, str]) -> str:
+    """What a single server does instead of a cluster."""
+    into = _INTO.match(statement)
+    if into is not None:
+        is_spread = b"1" in connection.query(f"EXISTS TABLE {into[1]}_local").bytes()
+        return statement.replace(into[1], f"{into[1]}_local", 1) if is_spread else statement
+    if "ON CLUSTER" in statement:
+        connection.query(
+            f"EXPLAIN AST {statement}", params=parameters
+        )  # the engine understands what a cluster would be sent
+    for pattern, plain in _OF_A_CLUSTER:
+        statement = pattern.sub(plain, statement)
+    return statement
 
 
 def _form(content_type: str, body: bytes) -> dict[str, str]:

@@ -14,7 +14,8 @@ import pytest
 from tests.clickhouse import ClickHouse
 from tests.conftest import SECRET_KEY, _unique, drop_history
 from tests.live.client import Client, Event
-from tests.processes import PASSWORD, Server, kilowatch, wait_until
+from tests.operations.metering import read, scrape
+from tests.processes import PASSWORD, Server, free_port, kilowatch, wait_until
 
 
 @pytest.fixture
@@ -214,3 +215,33 @@ class TestARollingRestart:
         assert listener.told == load.accepted
         assert set(listener.ends) == {"shutdown"}
         assert len(listener.ends) >= 2  # by the restart, and by the end
+
+
+def test_what_all_count_is_read_at_one_port(settings: dict[str, str], tmp_path: Path) -> None:
+    user = ("user", "create", "admin@example.org", "--admin", "--password-stdin")
+    assert kilowatch(*user, data_dir=tmp_path, stdin=PASSWORD, **settings).returncode == 0
+    port = free_port()
+    server = Server(
+        tmp_path,
+        tmp_path / "log",
+        settings=settings | {"metrics_port": str(port), "streams": "100"},
+        command=("serve", "--workers", "2"),
+    ).start()
+    try:
+        wait_until(lambda: read(scrape(port), "kilowatch_streams_limit") == {(): 200}, "both are there")
+        token = server.sign_in()["access_token"]
+        for _ in range(20):  # over connections of their own, so that both have some
+            assert server.ask("GET", "/api/v1/me", headers={"Authorization": f"Bearer {token}"})[0] == 200
+        asked = (("method", "GET"), ("route", "/api/v1/me"), ("status", "200"))
+        assert read(scrape(port), "kilowatch_http_requests_total")[asked] == 20
+        wait_until(lambda: read(scrape(port), "kilowatch_simulation_leader") == {(): 1}, "one leads")
+        (killed, *_) = workers(server)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(workers(server) - {killed}) == 2, "there is a new one")
+        wait_until(
+            lambda: read(scrape(port), "kilowatch_streams_limit") == {(): 200}, "it counts, and the old one no more"
+        )
+        wait_until(lambda: read(scrape(port), "kilowatch_simulation_leader") == {(): 1}, "one leads again")
+        assert read(scrape(port), "kilowatch_http_requests_total")[asked] == 20
+    finally:
+        assert server.end(signal.SIGTERM) == 0

@@ -41,18 +41,21 @@ def serve(
 
     With several workers SIGHUP replaces them one after another, without losing a request.
     """
+    from kilowatch.kit import metrics
+
     settings = load_settings()
     if workers == 1:
-        _refuse_taken_port(host, port)
-        with opened(settings) as services:
-            _serve(services, settings, started=_saying(f"Serving on {_address(host, port)}"), host=host, port=port)
+        with metrics.serving(settings):
+            _refuse_taken_port(host, port)
+            with opened(settings) as services:
+                _serve(services, settings, started=_saying(f"Serving on {_address(host, port)}"), host=host, port=port)
         out.print("Stopped.")
         return
     refuse_workers(settings)
     configure_logging(settings)
-    with listening(host, port) as listener:
+    with metrics.serving_several(settings) as counts, listening(host, port) as listener:
         banner = f"Serving on {_address(host, port)} with {workers} workers"
-        Workers(workers, listener, started=_saying(banner)).run()
+        Workers(workers, listener, started=_saying(banner), environment=counts.environment, ended=counts.forget).run()
     out.print("Stopped.")
 
 
@@ -75,9 +78,10 @@ def demo(
     if serve:
         _refuse_taken_port(host, port)
     from kilowatch.demo import portfolio
+    from kilowatch.kit.metrics import serving
 
     out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
-    with opened(settings) as services:
+    with serving(settings) if serve else contextlib.nullcontext(), opened(settings) as services:
         prepared = portfolio.prepare(services, settings, progress=_show_progress)
         address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
         _show_demo(prepared, address)
@@ -137,10 +141,21 @@ def _serve(
     server = Server(create_app(settings, services=services), started=started, server_header=False, **options)
     # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), _control(services, settings):
         server.run(sockets)
     if not server.started:
         raise SystemExit(1)
+
+
+def _control(services: "Kilowatch", settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Where `kilowatch backup` asks this process, which alone has the embedded history."""
+    from kilowatch.transfer.backups import Stores
+    from kilowatch.transfer.control import Control
+
+    if services.history is None or not services.history.is_embedded:
+        return contextlib.nullcontext()
+    stores = Stores(services.database, services.history.contents(), services.now)
+    return contextlib.closing(Control(settings.data_dir, stores))
 
 
 def _allow_many_connections() -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -109,9 +109,23 @@ class Workers:
     by then is what they run. SIGTERM and SIGINT end them.
     """
 
-    def __init__(self, number: int, listener: socket.socket, *, started: Callable[[], None]) -> None:
-        """`started` is called once, when the first worker is ready."""
+    def __init__(
+        self,
+        number: int,
+        listener: socket.socket,
+        *,
+        started: Callable[[], None],
+        environment: Mapping[str, str],
+        ended: Callable[[int], None],
+    ) -> None:
+        """
+        Args:
+            started: is called once, when the first worker is ready.
+            environment: what workers have besides our own.
+            ended: is given the process id of each worker once it has ended.
+        """
         self._number, self._listener, self._say_started = number, listener, started
+        self._environment, self._say_ended = {**os.environ, **environment}, ended
         self._workers: list[_Worker] = []
         self._failures = 0
         self._start_again_at = 0.0
@@ -154,7 +168,7 @@ class Workers:
             worker.look()
             if worker.has_ended:
                 self._workers.remove(worker)
-                worker.close()
+                self._close(worker)
                 self._note_end(worker)
         if len(self._workers) < self._number and time.monotonic() >= self._start_again_at:
             self._workers.append(self._start())
@@ -187,7 +201,7 @@ class Workers:
         descriptors = self._listener.fileno(), theirs.fileno()
         command = [sys.executable, "-m", "kilowatch", "worker", *map(str, descriptors)]
         with theirs:
-            process = subprocess.Popen(command, pass_fds=descriptors)  # noqa: S603 - our own program
+            process = subprocess.Popen(command, pass_fds=descriptors, env=self._environment)  # noqa: S603 - our own program
         return _Worker(process, ours, time.monotonic())
 
     def _becomes_ready(self, worker: _Worker) -> bool:
@@ -209,7 +223,11 @@ class Workers:
                 log.error("a worker does not end; it is killed", pid=worker.process.pid)
                 worker.process.kill()
                 worker.process.wait()
-            worker.close()
+            self._close(worker)
+
+    def _close(self, worker: _Worker) -> None:
+        worker.close()
+        self._say_ended(worker.process.pid)
 
     # ── signals ──
 

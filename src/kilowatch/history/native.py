@@ -1,6 +1,6 @@
 """The engine's Native format: blocks of columns as they lie in memory, for the types that readings have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,22 @@ def encode(rows: Rows) -> bytes:
 
 def encode_columns(metric_ids: MetricIds, timestamps: Milliseconds, values: Floats, received_at: Milliseconds) -> bytes:
     """Columns of one length as one block for the table `readings`."""
-    columns = (
-        (b"metric_id", b"UInt32", metric_ids.astype("<u4", copy=False)),
-        (b"ts", b"DateTime64(3, 'UTC')", timestamps.astype("<i8", copy=False)),
-        (b"value", b"Float64", values.astype("<f8", copy=False)),
-        (b"received_at", b"DateTime64(3, 'UTC')", received_at.astype("<i8", copy=False)),
+    return encode_block(
+        (
+            ("metric_id", "UInt32", metric_ids.astype("<u4", copy=False)),
+            ("ts", "DateTime64(3, 'UTC')", timestamps.astype("<i8", copy=False)),
+            ("value", "Float64", values.astype("<f8", copy=False)),
+            ("received_at", "DateTime64(3, 'UTC')", received_at.astype("<i8", copy=False)),
+        )
     )
-    parts = [_varint(len(columns)), _varint(len(timestamps))]
+
+
+def encode_block(columns: Iterable[tuple[str, str, np.ndarray]]) -> bytes:
+    """Columns of one length (name, the engine's type, what lies in memory as that type does) as one block."""
+    columns = list(columns)
+    parts = [_varint(len(columns)), _varint(len(columns[0][2]))]
     for name, kind, data in columns:
-        parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
+        parts += (_varint(len(name)), name.encode(), _varint(len(kind)), kind.encode(), data.tobytes())
     return b"".join(parts)
 
 

@@ -169,3 +169,22 @@ FROM readings
 WHERE metric_id IN {ids:Array(UInt32)}
 GROUP BY metric_id
 """
+
+# ── what they are counted as ─────────────────────────────────────────────────────────────────────────────────────────
+
+_KINDS = {
+    "latest": (NEWEST, NEWEST_OF, NEWEST_SINCE, NEWEST_STORED),
+    "arrivals": (ARRIVALS,),
+    "readings": (*READINGS_OF_ONE, *READINGS_OF_SOME),
+    "edges": (LAST_BEFORE, FIRST_FROM),
+    "intervals": (USUAL_INTERVALS,),
+    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW),
+    "compare": (READINGS_AT,),
+    "erase": (ERASE, ERASE_LATEST, *ERASE_WINDOW),
+}
+_KIND_OF = {statement: kind for kind, statements in _KINDS.items() for statement in statements}
+
+
+def kind_of(statement: str) -> str:
+    """What a statement asks, in a word; `other` for what is asked seldom."""
+    return _KIND_OF.get(statement, "other")

@@ -33,19 +33,24 @@ def upgrade(database: Database, config: Config | None = None) -> None:
         Invalid: the schema is newer than these migrations, or one of them fails; the message says what to do.
         Unavailable: the database does not answer, or went away.
     """
-    config = config or configuration()
     with database.migrating() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        before = current_revision(connection)
-        refuse_newer(before, config)
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except Exception as error:  # a migration may fail by anything, and whoever starts the program is told
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise
-            raise MigrationFailed(before, newest_revision(config), error) from error
+        upgrade_within(connection, config=config)
+
+
+def upgrade_within(connection: Connection, revision: str = "head", *, config: Config | None = None) -> None:
+    """The same within a transaction of `Database.migrating`, up to a revision."""
+    config = config or configuration()
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    before = current_revision(connection)
+    refuse_newer(before, config)
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, revision)
+    except Exception as error:  # a migration may fail by anything, and whoever starts the program is told
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise
+        raise MigrationFailed(before, newest_revision(config), error) from error
 
 
 class MigrationFailed(Invalid):
@@ -60,9 +65,7 @@ class MigrationFailed(Invalid):
 
 def refuse_newer(revision: str | None, config: Config | None = None) -> None:
     """Raises `Invalid` for a schema that a later version of Kilowatch has made."""
-    config = config or configuration()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision is not None and revision not in revisions(config):
         raise Invalid(
             f"The catalogue's schema is at version {revision}, which this Kilowatch does not know (its newest is "
             f"{newest_revision(config)}): a later one has migrated it. Install that version or a later one, or restore "
@@ -76,3 +79,8 @@ def current_revision(connection: Connection) -> str | None:
 
 def newest_revision(config: Config | None = None) -> str | None:
     return ScriptDirectory.from_config(config or configuration()).get_current_head()
+
+
+def revisions(config: Config | None = None) -> set[str]:
+    """All that this version knows."""
+    return {script.revision for script in ScriptDirectory.from_config(config or configuration()).walk_revisions()}
