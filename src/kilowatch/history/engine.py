@@ -44,7 +44,8 @@ _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
 _CONNECTION_WAIT_S = 10
 _ANSWER_WITHIN_S = 30
-"""Of a server: it says something by then, of a statement that takes longer too (how far it is)."""
+"""Of a server. Of a question that takes longer it says before then how far it is; what is removed from large tables may
+be done all the same after we gave up, and is asked for again."""
 
 _CLOSE_WAIT_S = 5
 _MAX_IDS = 20_000
