@@ -94,8 +94,12 @@ class Database:
     IMMEDIATE`, so that none fails half-way with "database is locked". PostgreSQL: plain transactions.
     """
 
-    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None) -> None:
-        """`replica_url` is a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`."""
+    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None, is_patient: bool = False) -> None:
+        """
+        Args:
+            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`.
+            is_patient: statements may take as long as they do, as nobody waits for an answer to a request.
+        """
         self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -107,7 +111,7 @@ class Database:
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = _postgres_engine(self.url, pool_size=pool_size)
+            self._writer = _postgres_engine(self.url, pool_size=pool_size, is_patient=is_patient)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
@@ -315,9 +319,16 @@ def _parsed(url: str, setting: str) -> URL:
         ) from error
 
 
-def _postgres_engine(url: URL, *, pool_size: int) -> Engine:
+def _postgres_engine(url: URL, *, pool_size: int, is_patient: bool = False) -> Engine:
     kept = min(pool_size, KEPT)
-    return postgres_engine(url, pool_size=kept, max_overflow=pool_size - kept + 2, pool_pre_ping=True, pool_timeout=10)
+    return postgres_engine(
+        url,
+        is_patient=is_patient,
+        pool_size=kept,
+        max_overflow=pool_size - kept + 2,
+        pool_pre_ping=True,
+        pool_timeout=10,
+    )
 
 
 def _prepare_folder(url: URL) -> None:

@@ -12,10 +12,10 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("arrival_clock", sa.Column("turn", sa.BigInteger(), server_default="0", nullable=False))
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("CREATE SEQUENCE arrival_turns")
+        op.execute("CREATE SEQUENCE IF NOT EXISTS arrival_turns")
 
 
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP SEQUENCE arrival_turns")
+        op.execute("DROP SEQUENCE IF EXISTS arrival_turns")
     op.drop_column("arrival_clock", "turn")
