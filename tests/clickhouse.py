@@ -1,6 +1,6 @@
 """ClickHouse's HTTP interface in front of the embedded engine: a server to test against where there is none.
 
-    python -m tests.clickhouse DIRECTORY    # prints its port; ends when its standard input does
+    python -m tests.clickhouse DIRECTORY [PORT]    # prints its port; ends when its standard input does
 
 It speaks as much of the interface as clickhouse-connect uses: statements in the body, in the URL or in a form,
 parameters (`param_…`), settings, `database`, compressed bodies and answers, error codes, `/ping`. Each request has a
@@ -21,6 +21,7 @@ import gzip
 import http.client
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,35 @@ class ClickHouse:
         connection.request("POST", "/faults", json.dumps({"kind": kind, "statement": statement, "times": times}))
         assert connection.getresponse().status == 200
         connection.close()
+
+
+class OwnClickHouse:
+    """A server of one's own, for bad days: it can be killed, started again at the same port, and be made to hang."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._port = directory, 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"clickhouse://{USER}:{PASSWORD}@127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.clickhouse", str(self._directory), str(self._port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
+        assert self._process.stdout is not None
+        self._port = int(self._process.stdout.readline())
+
+    def crash(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def hang(self) -> None:
+        """It takes connections, and no more."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -311,10 +341,10 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
     return fields
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, port: int = 0) -> None:
     Handler.directory, Handler.faults = str(directory), Faults()
     kept_open = chdb.connect(str(directory))  # to start the engine takes longer than most statements
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)  # noqa: T201 - what its starter reads
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -324,4 +354,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

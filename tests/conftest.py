@@ -7,7 +7,7 @@ process, one database in it a test), or also a ClickHouse server where KILOWATCH
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.history.engine import Engine
+from kilowatch.history.migrations import MIGRATIONS, Step
 from kilowatch.kit.db import Database
 from tests.clickhouse import ClickHouse, serving
 from tests.postgres import PostgresServer, start_postgres
@@ -193,11 +194,12 @@ def every_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _history_url(request)
 
 
-def drop_history(url: str) -> None:
+def drop_history(url: str, *, migrations: Sequence[Step] = MIGRATIONS) -> None:
     """Drop a database that a test made; an embedded one by way of that which is open all the time."""
     is_embedded = url.startswith("chdb:")
     base, _, name = url.partition("?cluster=")[0].rpartition("=" if is_embedded else "/")
-    engine = Engine(f"{base}={_KEPT_OPEN}" if is_embedded else url, connections=1, sync=False, migrate=not is_embedded)
+    url = f"{base}={_KEPT_OPEN}" if is_embedded else url
+    engine = Engine(url, connections=1, sync=False, migrate=not is_embedded, migrations=migrations)
     engine.command(f"DROP DATABASE IF EXISTS {name}", {})
     engine.close()
 

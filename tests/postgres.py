@@ -16,11 +16,13 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString, Self
@@ -158,6 +160,34 @@ class PostgresServer:
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._databases.discard(name)
 
+    # ── bad days, of a server that was started here ──
+
+    def crash(self) -> None:
+        """As `pg_ctl stop -m immediate`: all of its processes are gone when this returns."""
+        processes = self._processes()
+        os.kill(processes[0], signal.SIGQUIT)
+        while any(Path(f"/proc/{process}").exists() for process in processes):
+            time.sleep(0.01)
+
+    def start_again(self) -> None:
+        """At the same port, with the same data."""
+        assert self._running is not None and self._url.port is not None
+        _launch(self._running.account, self._running.binaries, self._running.directory, [self._url.port])
+
+    def hang(self) -> None:
+        """It takes connections, and no more."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for process in reversed(self._processes()):
+            os.kill(process, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        assert self._running is not None
+        first = int((self._running.directory / "data" / "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+
     def stop(self) -> None:
         """End a server started here; drop the databases made in one that was not."""
         if self._running is not None:
@@ -182,7 +212,11 @@ def start_postgres() -> PostgresServer:
     """Find or start a server; RuntimeError says what is missing."""
     if given := os.environ.get(ENVIRONMENT_VARIABLE):
         return PostgresServer(make_url(given))
+    return start_own_postgres()
 
+
+def start_own_postgres() -> PostgresServer:
+    """Start a server; RuntimeError says what is missing."""
     failures: list[str] = []
     for binaries in _system_binaries():
         try:
@@ -290,7 +324,7 @@ def _watched(url: URL, account: _Account, binaries: Path, directory: Path) -> Po
     )
     running = _Running(account, binaries, directory, watchdog)
     try:
-        port = _launch(account, binaries, directory)
+        port = _launch(account, binaries, directory, _free_ports(PORT_TRIES))
     except BaseException:
         running.stop()
         raise
@@ -342,10 +376,10 @@ def _initialise(account: _Account, binaries: Path, directory: Path, password: st
         configuration.write(SETTINGS)
 
 
-def _launch(account: _Account, binaries: Path, directory: Path) -> int:
-    """Start the server and give its port."""
+def _launch(account: _Account, binaries: Path, directory: Path, ports: Iterable[int]) -> int:
+    """Start the server at the first of the ports that is free, and give it."""
     log = directory / "server.log"
-    for port in _free_ports(PORT_TRIES):
+    for port in ports:
         log.unlink(missing_ok=True)
         done = account.run(
             binaries / "pg_ctl",

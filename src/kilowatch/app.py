@@ -81,6 +81,9 @@ _OPERATIONS_THREADS = 8
 _LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
+_LOOK_WITHIN_S = 2.5
+"""Then nobody knows who may go on listening."""
+
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
 
@@ -173,7 +176,7 @@ class Kilowatch:
             limits,
             clock=self.now,
             stamp=self._gate.stamp,
-            look=Lane(1).run,
+            look=Lane(1).within(_LOOK_WITHIN_S),
             read=Lane(_LIVE_THREADS).run,
         )
 

@@ -335,7 +335,7 @@ class SignIns:
         with self._database.write() as connection:
             take_turns(connection, "sign-in attempts")
             store.forget_attempts(connection, now - ATTEMPT_WINDOW)
-            counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW)
+            counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW, until=now + ATTEMPT_WINDOW)
             if any(counts.get(subject, 0) >= limit for subject, limit in most.items()):
                 minutes = int(ATTEMPT_WINDOW.total_seconds()) // 60
                 raise TooMany(

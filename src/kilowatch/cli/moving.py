@@ -224,7 +224,7 @@ def _database(url: str, name: str, *, must_exist: bool = False) -> "Iterator[Dat
     from kilowatch.kit.db import Database
 
     with _named(name):
-        database = Database(url, pool_size=2)
+        database = Database(url, pool_size=2, is_patient=True)
         if must_exist and database.is_sqlite and not Path(database.url.database or "").exists():
             raise Invalid(f"{name}: there is no catalogue at {database.url.database}.")
         if not database.is_sqlite:

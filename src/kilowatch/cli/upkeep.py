@@ -100,6 +100,7 @@ def _check_catalogue(settings: Settings) -> str:
             revision = migrations.current_revision(connection)
     finally:
         database.close()
+    migrations.refuse_newer(revision)
     if revision != migrations.newest_revision():
         raise Invalid(f"the schema is at {revision or 'nothing'}, not the newest; run `kilowatch migrate`.")
     return f"{_shown_url(settings.resolved_database_url)} answers, schema {revision}"

@@ -25,9 +25,10 @@ from opentelemetry.trace import SpanKind
 from kilowatch.errors import Invalid, Unavailable, said
 from kilowatch.history import cluster, statements
 from kilowatch.history.cluster import Cluster
-from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
+from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE, Step
 from kilowatch.history.native import decode
 from kilowatch.kit import handling, metrics
+from kilowatch.kit.breaker import Breaker
 from kilowatch.kit.memory import leave
 from kilowatch.kit.traces import span
 
@@ -41,7 +42,11 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
-_CONNECTION_WAIT_S = 30
+_CONNECTION_WAIT_S = 10
+_ANSWER_WITHIN_S = 30
+"""Of a server. Of a question that takes longer it says before then how far it is; what is removed from large tables may
+be done all the same after we gave up, and is asked for again."""
+
 _CLOSE_WAIT_S = 5
 _MAX_IDS = 20_000
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
@@ -69,7 +74,15 @@ def _away() -> HistoryUnavailable:
 class Engine:
     """Connections to ClickHouse, one of them for inserts alone. Safe to use from any thread, but for `insert`."""
 
-    def __init__(self, url: str, *, connections: int, sync: bool, migrate: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int,
+        sync: bool,
+        migrate: bool = True,
+        migrations: Sequence[Step] = MIGRATIONS,
+    ) -> None:
         """Open the engine and bring its tables up to date.
 
         Args:
@@ -80,7 +93,8 @@ class Engine:
             migrate: change nothing if false; then tables that are not up to date are an error.
 
         Raises:
-            Invalid: the URL can't be used, or the tables are not up to date.
+            Invalid: the URL can't be used, or the tables are not up to date, are newer than `migrations`, or can't be
+                brought up to date.
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
@@ -89,6 +103,8 @@ class Engine:
         """The cluster that the tables are spread over; `None` where one server has them."""
         self.is_embedded = url.startswith("chdb:")
         """Nobody but this process has it then."""
+        self._migrations = migrations
+        self._breaker = Breaker(OperationalError, refusal=_away)
         self._clients: list[Client] = []
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         try:
@@ -138,7 +154,7 @@ class Engine:
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
-        with _translated():
+        with _translated(), self._breaker.attempt():
             self._clients[0].raw_insert(table, columns, body, fmt=form)
 
     def connections(self) -> tuple[int, int]:
@@ -159,38 +175,59 @@ class Engine:
     @contextmanager
     def _client(self) -> Iterator[Client]:
         leave()
+        self._breaker.check()
         try:
             client = self._idle.get(timeout=_CONNECTION_WAIT_S)
         except queue.Empty as error:
             raise _away() from error
         try:
-            with _translated():
+            with _translated(), self._breaker.attempt():
                 yield client
         finally:
             self._idle.put(client)
 
-    def _missing(self, client: Client) -> list[tuple[int, str, tuple[str, ...]]]:
-        """The migrations that were not run yet."""
+    def _missing(self, client: Client) -> list[Step]:
+        """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""
         with _translated():
             if not client.command("EXISTS TABLE schema_migrations"):
-                return list(MIGRATIONS)
+                return list(self._migrations)
             done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
-            return [step for step in MIGRATIONS if step[0] not in done]
+        newest = max((version for version, *_ in self._migrations), default=0)
+        if done and max(done) > newest:
+            raise Invalid(
+                f"The history's tables are at version {max(done)}, which this Kilowatch does not know (its newest is "
+                f"{newest}): a later one has migrated them. Install that version or a later one, or restore the backup "
+                "that was made before. Processes that run already may go on."
+            )
+        return [step for step in self._migrations if step[0] not in done]
 
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
             self._make(client, SCHEMA_TABLE)
-            for version, brings, steps in self._missing(client):
-                log.info("history migration", version=version, brings=brings)
-                for step in steps:
-                    self._make(client, step.format(sync=int(sync)))
-                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+        for step in self._missing(client):
+            self._migrate_by(client, step, sync=sync)
+        with _translated():
             for table in ("readings", "latest"):
                 self._make(
                     client,
                     f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
                     f"fsync_part_directory = {int(sync)}",
                 )
+
+    def _migrate_by(self, client: Client, step: Step, *, sync: bool) -> None:
+        version, brings, parts = step
+        log.info("history migration", version=version, brings=brings)
+        try:
+            with _translated():
+                for statement in parts:
+                    self._make(client, statement.format(sync=int(sync)))
+                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+        except ClickHouseError as error:
+            raise Invalid(
+                f"The history's tables can't be brought to version {version} ({brings}): {error} What was done of it "
+                "stays, and does no harm to the version of Kilowatch that ran before. Remove the cause, then start "
+                "again or run `kilowatch migrate`: it goes on from there."
+            ) from error
 
     def _make(self, client: Client, statement: str) -> None:
         for part in (statement,) if self.cluster is None else self.cluster.creating(statement):
@@ -330,7 +367,7 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
 
 
 def _open_server(*, database: str, spread: Cluster | None, create: bool, **connection: Any) -> Client:
-    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
+    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": _ANSWER_WITHIN_S}
     with _translated():
         if create:
             client = clickhouse_connect.get_client(**connection, database="default")

@@ -4,7 +4,10 @@ Every statement may run twice (`IF NOT EXISTS`), so two processes that start at 
 half-way, do no harm. `{sync}` is 1 when readings are to be written through to the disk.
 """
 
-MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
+Step = tuple[int, str, tuple[str, ...]]
+"""Its number, what it brings, its statements."""
+
+MIGRATIONS: tuple[Step, ...] = (
     (
         1,
         "readings, and the latest of each metric",
@@ -37,7 +40,6 @@ MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-"""Each step: its number, what it brings, its statements."""
 
 SCHEMA_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))

@@ -41,12 +41,16 @@ from kilowatch.errors import Conflict, Invalid, Unavailable, said
 from kilowatch.kit import metrics
 from kilowatch.kit.handling import spent
 from kilowatch.kit.memory import leave
+from kilowatch.kit.postgres import KEPT, postgres_engine
 from kilowatch.kit.traces import StatementSpans, span
 
 log = structlog.get_logger("kilowatch.db")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 MIGRATION_TIMEOUT_MS = 120_000
+_READ_ONLY = "25006"
+"""PostgreSQL's word for a server that only follows another, as after a change of roles."""
+
 T = TypeVar("T")
 
 
@@ -90,8 +94,12 @@ class Database:
     IMMEDIATE`, so that none fails half-way with "database is locked". PostgreSQL: plain transactions.
     """
 
-    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None) -> None:
-        """`replica_url` is a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`."""
+    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None, is_patient: bool = False) -> None:
+        """
+        Args:
+            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`.
+            is_patient: statements may take as long as they do, as nobody waits for an answer to a request.
+        """
         self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -103,7 +111,7 @@ class Database:
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = _postgres_engine(self.url, pool_size=pool_size)
+            self._writer = _postgres_engine(self.url, pool_size=pool_size, is_patient=is_patient)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
@@ -185,14 +193,13 @@ class Database:
         engine = (
             _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1, busy_timeout_ms=MIGRATION_TIMEOUT_MS)
             if self.is_sqlite
-            else self._writer
+            else postgres_engine(self.url, is_patient=True, poolclass=NullPool)
         )
         try:
             with _translated(), engine.begin() as connection:
                 yield connection
         finally:
-            if engine is not self._writer:
-                engine.dispose()
+            engine.dispose()
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """How many connections of each pool are in use, and how many there may be."""
@@ -206,12 +213,11 @@ class Database:
 
     def listening_engine(self) -> Engine:
         """For a connection that stays open and begins no transactions (PostgreSQL only). Its user disposes of it."""
-        return create_engine(
+        return postgres_engine(
             self.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            connect_args={"connect_timeout": 5, "application_name": "kilowatch, listening"},
+            connect_args={"application_name": "kilowatch, listening"},
         )
 
     def close(self) -> None:
@@ -313,15 +319,15 @@ def _parsed(url: str, setting: str) -> URL:
         ) from error
 
 
-def _postgres_engine(url: URL, *, pool_size: int) -> Engine:
-    return create_engine(
+def _postgres_engine(url: URL, *, pool_size: int, is_patient: bool = False) -> Engine:
+    kept = min(pool_size, KEPT)
+    return postgres_engine(
         url,
-        pool_size=pool_size,
-        max_overflow=2,
+        is_patient=is_patient,
+        pool_size=kept,
+        max_overflow=pool_size - kept + 2,
         pool_pre_ping=True,
         pool_timeout=10,
-        hide_parameters=True,
-        connect_args={"connect_timeout": 5},
     )
 
 
@@ -394,7 +400,7 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
         raise _away(_NO_ANSWER) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
             raise _away(said("The catalogue's database went away; try again shortly.")) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error

@@ -1,5 +1,6 @@
 """What is around each request: its id, its line in the log, its metrics, its span."""
 
+import errno
 import re
 import secrets
 import time
@@ -16,6 +17,9 @@ from kilowatch.kit.handling import Handling
 from kilowatch.kit.web import problem
 
 log = structlog.get_logger("kilowatch.web")
+
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
+"""What there is no more of at the moment: files that may be open, space on the disk."""
 
 
 class RequestLog:
@@ -55,7 +59,9 @@ class RequestLog:
             if exchange.started:
                 raise
             detail = said("Something went wrong on our side; the log has it under this request's id.")
-            response = problem(Request(exchange.scope), 500, detail)
+            passes = isinstance(error, OSError) and error.errno in _USED_UP
+            status, headers = (503, {"Retry-After": "5"}) if passes else (500, {})
+            response = problem(Request(exchange.scope), status, detail, headers=headers)
             await response(exchange.scope, exchange.receive, exchange.send)
 
     def _tell(self, exchange: "_Exchange", handled: Handling) -> None:

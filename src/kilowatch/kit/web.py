@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -37,7 +37,6 @@ _DRAIN_SECONDS = 10
 _MAX_FAULTS = 100
 _MAX_DETAIL = 2000
 _CLIENT_GONE = 499
-
 RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
@@ -303,6 +302,14 @@ class Lane:
                 return await anyio.to_thread.run_sync(_on_time(call), limiter=self._limiter, abandon_on_cancel=True)
         except TimeoutError as error:
             raise errors.Unavailable(said("A store takes too long to answer."), retry_after_s=5) from error
+
+    def within(self, seconds: float) -> Callable[..., Awaitable[Any]]:
+        """What runs a call with its arguments as `run_within` does."""
+
+        async def run(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.run_within(seconds, partial(call, *args, **kwargs))
+
+        return run
 
     async def run_quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """At once if all that the call needs is in memory, which costs less than handing it to a thread.

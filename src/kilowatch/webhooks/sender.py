@@ -19,6 +19,7 @@ from kilowatch.kit.traces import root_span
 from kilowatch.kit.web import Lane
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.deliveries import Attempt, Deliveries
+from kilowatch.webhooks.model import LAST_RETRY
 
 log = structlog.get_logger("kilowatch.webhooks")
 
@@ -169,7 +170,12 @@ class Sender:
 
     def _ripe(self) -> list[int]:
         now, free = self._clock(), self._most - len(self._busy)
-        ripe = [webhook_id for webhook_id, due in self._due.items() if due <= now and webhook_id not in self._busy]
+        latest = now + LAST_RETRY  # what is due later was so before the clock was set back
+        ripe = [
+            webhook_id
+            for webhook_id, due in self._due.items()
+            if not now < due <= latest and webhook_id not in self._busy
+        ]
         return sorted(ripe, key=self._due.__getitem__)[:free]
 
     def _rest_s(self) -> float:
