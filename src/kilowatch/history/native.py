@@ -1,11 +1,16 @@
 """The engine's Native format: blocks of columns as they lie in memory, for the types that readings have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kilowatch.history.model import Floats, MetricIds, Milliseconds, Rows
+
+_TIME = b"DateTime64(3, 'UTC')"
+_TIMES = frozenset(("ts", "received_at", "begins", "ends", "first_ts", "last_ts", "received_until", "made_at"))
+_KINDS = {"u": b"UInt32", "i": b"Int64", "f": b"Float64"}
+_DTYPES = {_TIME: "<i8", b"UInt32": "<u4", b"Int64": "<i8", b"Float64": "<f8"}
 
 
 def encode(rows: Rows) -> bytes:
@@ -15,15 +20,16 @@ def encode(rows: Rows) -> bytes:
 
 def encode_columns(metric_ids: MetricIds, timestamps: Milliseconds, values: Floats, received_at: Milliseconds) -> bytes:
     """Columns of one length as one block for the table `readings`."""
-    columns = (
-        (b"metric_id", b"UInt32", metric_ids.astype("<u4", copy=False)),
-        (b"ts", b"DateTime64(3, 'UTC')", timestamps.astype("<i8", copy=False)),
-        (b"value", b"Float64", values.astype("<f8", copy=False)),
-        (b"received_at", b"DateTime64(3, 'UTC')", received_at.astype("<i8", copy=False)),
-    )
-    parts = [_varint(len(columns)), _varint(len(timestamps))]
-    for name, kind, data in columns:
-        parts += (_varint(len(name)), name, _varint(len(kind)), kind, data.tobytes())
+    return block({"metric_id": metric_ids, "ts": timestamps, "value": values, "received_at": received_at})
+
+
+def block(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Columns of one length by their names: numbers as they are, whole ones of 64 bits as times where they are some."""
+    parts = [_varint(len(columns)), _varint(len(next(iter(columns.values()))))]
+    for name, data in columns.items():
+        kind = _TIME if name in _TIMES else _KINDS[data.dtype.kind]
+        code = data.astype(_DTYPES[kind], copy=False)
+        parts += (_varint(len(name)), name.encode(), _varint(len(kind)), kind, code.tobytes())
     return b"".join(parts)
 
 

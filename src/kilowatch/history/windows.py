@@ -11,6 +11,7 @@ from kilowatch.errors import Abandoned
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.facility.quantities import Behaviour
 from kilowatch.history.chunks import Source, read_in_chunks
+from kilowatch.history.folded import Folded
 from kilowatch.history.intervals import QUARTER_MS, Cells, cells_of
 from kilowatch.history.model import Milliseconds, Points, Stop
 from kilowatch.history.spans import DAY_MS, WEEK_MS, Spans, Stretch
@@ -30,13 +31,78 @@ class Measured:
     metric_id: int
     behaviour: Behaviour
     max_gap_ms: int | None
+    folded_until: int = 0
+    """Its readings of before, in ms, may be folded."""
 
     @classmethod
     def of(cls, metric: PlacedMetric) -> "Measured":
-        return cls(metric.id, metric.behaviour, metric.max_gap_ms)
+        return cls(metric.id, metric.behaviour, metric.max_gap_ms, metric.folded_until_ms)
 
     def cells(self, timestamps: Milliseconds, values: np.ndarray, edges: Milliseconds, now_ms: int | None) -> Cells:
         return cells_of(timestamps, values, edges, behaviour=self.behaviour, max_gap_ms=self.max_gap_ms, now_ms=now_ms)
+
+
+class AllReadings:
+    """A source of raw readings, and of those that are kept of quarters that are folded."""
+
+    def __init__(self, source: Source, folded: Folded) -> None:
+        self._source = source
+        self._folded = folded
+
+    def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
+        kept = 2 * self._folded.count_at_most(metric_ids, window)
+        return self._source.count_at_most(metric_ids, window) + kept
+
+    def first_readings(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        found: list[Points] = []
+        waiting = [(sorted(metric_ids), window)]
+        while waiting and limit > 0:
+            ids, span = waiting.pop()
+            raw = self._source.first_readings(ids, span, limit=limit)
+            if sum(map(len, raw)) == limit:  # there may be more: what is kept is read as far as what is not
+                metric_id, last = raw[-1].metric_id, int(raw[-1].timestamps[-1])
+                before, after = [one for one in ids if one < metric_id], [one for one in ids if one > metric_id]
+                if after:
+                    waiting.append((after, span))
+                if last + 1 < span.end_ms:
+                    waiting.append(([metric_id], _window(last + 1, span.end_ms)))
+                part = self._united(raw, before, span, limit=limit)
+                part += self._united(raw, [metric_id], _window(span.start_ms, last + 1), limit=limit)
+            else:
+                part = self._united(raw, ids, span, limit=limit)
+            for points in part:
+                found.append(points.first(limit))
+                limit -= len(found[-1])
+        together = [list(parts) for _, parts in groupby(found, key=lambda points: points.metric_id)]
+        joined = [Points.joined(parts[0].metric_id, parts) for parts in together]
+        return [points for points in joined if len(points)]
+
+    def _united(self, raw: Sequence[Points], ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        """Of these metrics what is raw and what is kept, by metric and time."""
+        if not ids:
+            return []
+        # The first quarter of each may have none of its readings in the window.
+        kept = {points.metric_id: points for points in self._folded.kept(ids, window, limit=limit + len(ids))}
+        found = {points.metric_id: points.between(window.start_ms, window.end_ms) for points in raw}
+        both = sorted(found.keys() & kept.keys())
+        begins = self._folded.begins(both, window) if both else {}
+        return [
+            _with_kept(found.get(metric_id), kept.get(metric_id), begins.get(metric_id))
+            for metric_id in ids
+            if metric_id in found or metric_id in kept
+        ]
+
+
+def _with_kept(raw: Points | None, kept: Points | None, begins: Milliseconds | None) -> Points:
+    if raw is None or kept is None or begins is None:
+        one = kept if raw is None else raw
+        assert one is not None  # a metric of which there is something
+        return one
+    is_raw = ~np.isin(raw.timestamps // QUARTER_MS, begins // QUARTER_MS)
+    timestamps = np.concatenate((raw.timestamps[is_raw], kept.timestamps))
+    values = np.concatenate((raw.values[is_raw], kept.values))
+    order = np.argsort(timestamps, kind="stable")
+    return Points(raw.metric_id, timestamps[order], values[order])
 
 
 class HotReadings:
@@ -80,11 +146,12 @@ class HotReadings:
 
 
 class HotCells:
-    """Cells of metrics in a window. Those of whole weeks are kept."""
+    """Cells of metrics in a window, of raw readings and folded ones. Those of whole weeks are kept."""
 
-    def __init__(self, source: Source, hot: Source, spans: Spans) -> None:
+    def __init__(self, source: Source, hot: Source, folded: Folded, spans: Spans) -> None:
         self._source = source
         self._hot = hot
+        self._folded = folded
         self._spans = spans
 
     def cells(
@@ -115,7 +182,7 @@ class HotCells:
         for (first, last), some in missing.items():
             moment = self._spans.moment()
             window = _window(first * WEEK_MS, (last + 1) * WEEK_MS)
-            read = self._read(self._source, some, window, _NO_EDGES, now_ms=None, stop=stop)
+            read = self._read(self._source, some, window, NO_EDGES, now_ms=None, stop=stop)
             for metric in some:
                 for week in range(first, last + 1):
                     cells = read[metric.metric_id].between(week * WEEK_MS, (week + 1) * WEEK_MS)
@@ -136,17 +203,27 @@ class HotCells:
         measured = {metric.metric_id: metric for metric in metrics}
         chunks = _while_awaited(read_in_chunks(source, list(measured), window), stop)
         found = {
-            metric_id: _cells(measured[metric_id], points, edges, now_ms)
+            metric_id: cells_in_parts(measured[metric_id], points, edges, now_ms)
             for metric_id, points in groupby(chain.from_iterable(chunks), lambda points: points.metric_id)
         }
         nothing = np.empty(0, np.int64), np.empty(0)
-        return {
+        made = {
             metric_id: found.get(metric_id) or metric.cells(*nothing, edges, now_ms)
             for metric_id, metric in measured.items()
         }
+        old = {metric.metric_id: metric.behaviour for metric in metrics if metric.folded_until > window.start_ms}
+        stored = self._folded.cells(old, window) if old and window.start_ms < window.end_ms else {}
+        return made | {metric_id: _united(made[metric_id], cells) for metric_id, cells in stored.items()}
 
 
-def _cells(metric: Measured, some: Iterable[Points], edges: Milliseconds, now_ms: int | None) -> Cells:
+def _united(made: Cells, stored: Cells) -> Cells:
+    """Cells of raw readings, but for quarters that are folded, with those of the quarters that are."""
+    is_raw = ~np.isin(made.first_ts // QUARTER_MS, stored.first_ts // QUARTER_MS)
+    both = Cells.joined([made.at(is_raw), stored])
+    return both.at(np.argsort(both.first_ts, kind="stable"))
+
+
+def cells_in_parts(metric: Measured, some: Iterable[Points], edges: Milliseconds, now_ms: int | None) -> Cells:
     """The cells of one metric's readings, which come in any number of parts: none of them is cut by that."""
     parts = []
     rest = Points(metric.metric_id, np.empty(0, np.int64), np.empty(0))
@@ -167,7 +244,7 @@ def _stretch(metric: Measured, week: int) -> Stretch:
     return Stretch(metric.metric_id, (metric.behaviour, metric.max_gap_ms), WEEK_MS, week)
 
 
-_NO_EDGES = np.empty(0, np.int64)
+NO_EDGES = np.empty(0, np.int64)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
