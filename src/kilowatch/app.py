@@ -128,7 +128,14 @@ class Kilowatch:
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, settings, signing_key)
         self.simulation = Simulation(self.database, store, clock)
-        self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
+        self.catalogue = Catalogue(
+            self.database,
+            gate,
+            store,
+            clock,
+            simulation=self.simulation,
+            least_raw_days=settings.stream_kept_days,
+        )
         self.histories = Histories(gate, store, clock, self.simulation)
         self.balances = Balances(gate, self.histories, clock)
         self.portfolio = Portfolio(gate, self.balances)

@@ -173,7 +173,10 @@ class Catalogue:
         clock: Callable[[], datetime],
         *,
         simulation: Preparing,
+        least_raw_days: int,
     ) -> None:
+        """`least_raw_days`: streams read on from raw readings that are as old as this."""
+        self._least_raw_days = least_raw_days
         self._database = database
         self._gate = gate
         self._readings = readings
@@ -224,6 +227,7 @@ class Catalogue:
     def create_site(self, caller: Caller, values: dict[str, Any], *, once: Once | None = None) -> Site:
         with self._gate.writing(caller) as work:
             require_admin(work.who)
+            self._refuse_few_raw_days(values)
 
             def create() -> Site:
                 slug = values["slug"] or _new_slug(
@@ -251,6 +255,7 @@ class Catalogue:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
             _refuse_stale_site(site, if_match)
+            self._refuse_few_raw_days(changes)
             if changes.get("slug", site.slug) != site.slug:
                 _refuse_taken_site_slug(work.connection, changes["slug"])
             if changes:
@@ -258,6 +263,18 @@ class Catalogue:
             after, _ = site_of(work.connection, work.who, site_id)
             audit.record_changes(work, site_id, "site_changed", site.slug, before=site, after=after)
             return after
+
+    def _refuse_few_raw_days(self, values: Mapping[str, Any]) -> None:
+        days = values.get("raw_days")
+        if days is not None and days < self._least_raw_days:
+            raise invalid(
+                "raw_days",
+                said(
+                    "Streams here read on from raw readings that are up to %(days)d days old "
+                    "(KILOWATCH_STREAM_KEPT_DAYS); keep them for so long at least.",
+                    days=self._least_raw_days,
+                ),
+            )
 
     def administered_site(self, caller: Caller, site_id: int) -> Site:
         """Raises `Forbidden` for those who may see it only: an administrator changes and deletes it."""

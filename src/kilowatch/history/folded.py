@@ -5,6 +5,7 @@ whoever needs both reads `readings` first: what goes from there meanwhile has a 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,7 @@ def _asked(metric_ids: Sequence[int], window: Window) -> dict[str, Any]:
 def _by_metric(ids: np.ndarray) -> list[tuple[int, int, int]]:
     """Of rows by metric: each metric, where its rows begin and where they end."""
     begins = np.flatnonzero(np.diff(ids.astype(np.int64), prepend=0)).tolist()
-    return [(int(ids[begin]), begin, end) for begin, end in zip(begins, [*begins[1:], len(ids)], strict=True)]
+    return [(int(ids[begin]), begin, end) for begin, end in pairwise([*begins, len(ids)])]
 
 
 def _keys(rows: np.ndarray, own: np.ndarray, first: int, width: int) -> np.ndarray:

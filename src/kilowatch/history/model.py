@@ -318,6 +318,13 @@ class SeriesOut(msgspec.Struct, frozen=True, omit_defaults=True):
         list[float] | msgspec.UnsetType,
         msgspec.Meta(description="Share of the bucket that data vouches for, 0 to 1; not on raw."),
     ] = msgspec.UNSET
+    raw_from: Annotated[
+        datetime | None,
+        msgspec.Meta(
+            description="Of raw readings, where some of the window are folded: since when all are there. Of before, "
+            "the first and the last of each quarter of an hour are."
+        ),
+    ] = None
 
 
 class HistoryOut(msgspec.Struct, frozen=True):
