@@ -368,8 +368,12 @@ class TestWindowsOverWhatIsFolded:
         assert found == keeping.ask(metric, found[0], resolution="1h")
 
     def test_are_refused_inside_of_one_quarter(self, keeping: Keeping, metric: PlacedMetric) -> None:
-        with pytest.raises(Invalid, match="whole quarters"):
+        with pytest.raises(Invalid, match="a whole one"):
             keeping.ask(metric, window("2026-10-25T00:01", "2026-10-25T00:14"), resolution="1h")
+
+    def test_are_widened_to_that_quarter_where_the_choice_is_ours(self, keeping: Keeping, metric: PlacedMetric) -> None:
+        found = keeping.ask(metric, window("2026-10-25T00:01", "2026-10-25T00:14"))
+        assert found[0] == window("2026-10-25T00:00", "2026-10-25T00:15")
 
     def test_have_pages_of_the_readings_that_are_kept(self, keeping: Keeping, metric: PlacedMetric) -> None:
         asked = window("2026-10-25T00:05", "2026-10-25T02:00")

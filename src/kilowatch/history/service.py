@@ -218,7 +218,8 @@ class Histories:
         if query.resolution == "raw":
             limit = _NO_LIMIT if query.limit is None else query.limit
             return self._page(metrics, query, zone.key, limit=limit, stop=stop)
-        query = replace(query, window=self.answerable(metrics, query.window))
+        is_open = query.resolution == "auto"
+        query = replace(query, window=self.answerable(metrics, query.window, may_widen=is_open))
         is_old = _folded_until(metrics) > query.window.start_ms
         most = min(MAX_BUCKETS, MAX_VALUES // max(len(metrics) * len(aggregates), 1))
         if query.resolution == "auto":
@@ -293,7 +294,7 @@ class Histories:
 
     # ── folded readings ──
 
-    def answerable(self, metrics: Sequence[PlacedMetric], window: Window) -> Window:
+    def answerable(self, metrics: Sequence[PlacedMetric], window: Window, *, may_widen: bool = False) -> Window:
         """The window, with a start or an end that lies inside of a folded quarter of an hour moved to where it begins.
 
         What a part of a quarter held is not known any more. As both are moved the same way, windows that follow each
@@ -306,11 +307,10 @@ class Histories:
         times = np.repeat(edges, len(ids))
         are_folded = self._store.folded.are_folded(np.tile(ids, 2), times).reshape(2, -1).any(axis=1)
         start, end = np.where(are_folded, edges // intervals.QUARTER_MS * intervals.QUARTER_MS, edges).tolist()
-        if start == end:
-            raise invalid(
-                "end", said("Of before, whole quarters of an hour are kept; ask for one at least."), place="query"
-            )
-        return Window(from_ms(start), from_ms(end))
+        if start == end and not may_widen:
+            told = said("Readings are folded here into quarters of an hour; ask for a whole one at least.")
+            raise invalid("end", told, place="query")
+        return Window(from_ms(start), from_ms(max(end, start + intervals.QUARTER_MS) if start == end else end))
 
     def _refuse_cut_quarters(
         self, metrics: Sequence[PlacedMetric], window: Window, edges: Milliseconds, resolution: str
