@@ -459,3 +459,97 @@ class TestAreFolded:
         assert (keeping.store.are_folded(ids, times) == expected).all()
         monkeypatch.setattr("kilowatch.history.folded._MOST_BEGINS", 1)
         assert (keeping.store.are_folded(ids, times) == expected).all()
+
+
+class TestDays:
+    """Long stretches in whole days are answered out of cells of days."""
+
+    @pytest.fixture
+    def long(self, services: Kilowatch, clock: Clock) -> Keeping:
+        clock.now = SENT
+        keeping = Keeping.of(services, clock, timezone="Europe/Berlin")
+        begin = "2026-07-20T00:00"
+        keeping.send(minutes(begin, 97 * 288, step_s=300), minutes(begin, 97 * 24, step_s=3600))
+        keeping.clock.now = SENT + timedelta(days=8)
+        return keeping
+
+    def ask(self, keeping: Keeping, place: int, **query: Any) -> tuple[list[float], list[float]]:
+        keeping.forget()
+        asked = window("2026-07-15T00:00+02:00", "2026-10-30T13:45+01:00")
+        found = keeping.services.histories.history(
+            [keeping.metrics[place]], Query(asked, **({"timezone": "Europe/Berlin"} | query))
+        )
+        coverage = found.series[0].coverage
+        assert coverage is not None
+        return found.series[0].values.tolist(), coverage.tolist()
+
+    def days(self, keeping: Keeping, metric_id: int) -> int:
+        everything = window("2000-01-01T00:00", "2100-01-01T00:00")
+        found = keeping.store.folded.days({metric_id: "gauge"}, everything).get(metric_id)
+        return 0 if found is None else len(found.begins)
+
+    @pytest.mark.parametrize("resolution", ["1d", "1w", "1mo"])
+    def test_tell_the_same_but_for_rounding(self, long: Keeping, resolution: str) -> None:
+        def answers() -> list[Any]:
+            return [
+                self.ask(long, place, resolution=resolution, aggregate=aggregate)
+                for place, aggregates in enumerate((OF_POWER, OF_A_COUNTER))
+                for aggregate in aggregates
+            ]
+
+        before = answers()
+        long.fold_and_delete()
+        assert [self.days(long, metric_id) for metric_id in long.ids] == [98, 98]
+        for found, expected in zip(answers(), before, strict=True):
+            assert found[0] == pytest.approx(expected[0], rel=1e-12, abs=1e-9, nan_ok=True)
+            assert found[1] == expected[1]
+
+    def test_are_what_is_asked_first(self, long: Keeping) -> None:
+        """Without their quarters, too."""
+        long.fold_and_delete()
+        before = self.ask(long, 0, resolution="1mo", aggregate="sum")
+        long.store._engine.command("TRUNCATE TABLE quarters", {})
+        assert self.ask(long, 0, resolution="1mo", aggregate="sum") == before
+
+    def test_are_not_asked_in_another_zone(self, long: Keeping) -> None:
+        long.fold_and_delete()
+        before = self.ask(long, 0, resolution="1d", aggregate="count", timezone="Asia/Kathmandu")
+        long.store._engine.command("TRUNCATE TABLE days", {})
+        after = self.ask(long, 0, resolution="1d", aggregate="count", timezone="Asia/Kathmandu")
+        assert (str(after[0]), after[1]) == (str(before[0]), before[1])
+
+    def test_have_what_comes_late_at_once(self, long: Keeping) -> None:
+        """And are made anew once it is folded."""
+        long.services.catalogue.delete_readings(OPERATOR, long.ids[0], window("2026-08-03T06:00Z", "2026-08-03T09:00Z"))
+        long.fold_and_delete()
+        before = sum(self.ask(long, 0, resolution="1d", aggregate="sum")[0][6:20])
+        long.send(minutes("2026-08-03T07:00", 5))
+        added = sum(value for _, value in minutes("2026-08-03T07:00", 5))
+        for days in (0, 8, 1):
+            long.clock.now += timedelta(days=days)
+            long.fold_and_delete()
+            after = sum(self.ask(long, 0, resolution="1d", aggregate="sum")[0][6:20])
+            assert after == pytest.approx(before + added)
+        assert long.raw_rows() == 0
+        assert self.days(long, long.ids[0]) == 98
+
+    def test_go_with_the_quarters_that_are_deleted(self, long: Keeping) -> None:
+        long.fold_and_delete()
+        asked = window("2026-08-03T06:00Z", "2026-08-03T09:00Z")
+        long.services.catalogue.delete_readings(OPERATOR, long.ids[0], asked)
+        assert self.days(long, long.ids[0]) == 97
+        counts, _ = self.ask(long, 0, resolution="1mo", aggregate="count")
+        assert sum(counts) == 97 * 288 - 36
+        long.clock.now += timedelta(days=1)
+        long.fold_and_delete()
+        assert self.days(long, long.ids[0]) == 98
+        assert sum(self.ask(long, 0, resolution="1mo", aggregate="count")[0]) == 97 * 288 - 36
+
+    def test_are_made_anew_where_a_value_is_believed_for_another_time(self, long: Keeping) -> None:
+        long.fold_and_delete()
+        long.services.catalogue.change_metric(OPERATOR, long.ids[0], {"max_gap_s": 60})
+        in_days = self.ask(long, 0, resolution="1d")
+        in_hours = self.ask(long, 0, resolution="1h")[1]
+        assert in_days[1][10] == pytest.approx(sum(in_hours[240:264]) / 24)
+        long.fold_and_delete()
+        assert self.ask(long, 0, resolution="1d")[1] == pytest.approx(in_days[1])

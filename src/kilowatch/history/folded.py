@@ -5,6 +5,7 @@ whoever needs both reads `readings` first: what goes from there meanwhile has a 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from kilowatch.kit.timespan import Window, from_ms
 Columns = dict[str, np.ndarray]
 
 _POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
+_DAY_AT_MOST_MS = 26 * 3_600_000
 _MOST_BEGINS = 2_000_000  # quarters that are read to be looked through
 
 
@@ -43,6 +45,26 @@ class Folded:
                 part = {name: column[begin:end] for name, column in zip(COLUMNS, columns, strict=True)}
                 found[metric_id] = unpacked(part, behaviours[metric_id])
         return found
+
+    def days(self, behaviours: Mapping[int, Behaviour], window: Window) -> dict[int, "Days"]:
+        """The days inside of the window that are stored as one cell each, of each metric that has some."""
+        found = {}
+        for chunk in in_chunks(sorted(behaviours)):
+            dtypes = (*statements.DAY_DTYPES, *statements.CELL_DTYPES)
+            ids, begins, ends, gaps, *columns = self._engine.columns(statements.DAYS, _asked(chunk, window), dtypes)
+            for metric_id, begin, end in _by_metric(ids):
+                part = {name: column[begin:end] for name, column in zip(COLUMNS, columns, strict=True)}
+                cells = unpacked(part, behaviours[metric_id])
+                found[metric_id] = Days(begins[begin:end], ends[begin:end], gaps[begin:end], cells)
+        return found
+
+    def raw_quarters(self, metric_ids: Sequence[int], window: Window, *, most: int) -> dict[int, Milliseconds] | None:
+        """Where the quarters of the window begin that have readings as such, by metric; `None` if there are more."""
+        parameters = _asked(metric_ids, window) | {"limit": most + 1}
+        rows = self._engine.query(statements.RAW_QUARTERS, parameters, statements.BEGINS_DTYPE)
+        if len(rows) > most:
+            return None
+        return {metric_id: rows["begins"][begin:end] for metric_id, begin, end in _by_metric(rows["metric_id"])}
 
     def kept(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
         """The readings that are kept of folded quarters, the first and the last of each, in the window.
@@ -73,6 +95,11 @@ class Folded:
             rows = self._engine.query(statements.FOLDED_UNTIL, _asked(chunk, window), statements.BEGINS_DTYPE)
             found.update(rows.tolist())
         return found
+
+    def extent(self, metric_id: int) -> tuple[int, int] | None:
+        """From when until when (ms) a metric has folded quarters."""
+        ((first, end),) = self._engine.query(statements.EXTENT, {"id": metric_id}, statements.EXTENT_DTYPE).tolist()
+        return (first, end) if end > first else None
 
     def has_any(self, metric_ids: Sequence[int], window: Window) -> bool:
         return bool(self.until(metric_ids, window))
@@ -198,16 +225,39 @@ class Folded:
         ]
         self._insert("quarters", statements.QUARTER_COLUMNS, columns)
 
+    def put_days(self, metric_id: int, behaviour: Behaviour, days: "Days", *, made_at: int) -> None:
+        """Store cells of whole days. One of no readings takes the day back."""
+        own: Columns = {
+            "metric_id": np.full(len(days.begins), metric_id, np.uint32),
+            "begins": days.begins,
+            "ends": days.ends,
+            "max_gap_ms": days.max_gap_ms,
+            "received_until": np.zeros(len(days.begins), np.int64),
+            "made_at": np.full(len(days.begins), made_at),
+        }
+        cells = packed(days.cells, behaviour) if len(days.cells) else _nothing(len(days.begins))
+        self._insert("days", statements.DAY_COLUMNS, [own | cells])
+
+    def take_days_back(self, metric_id: int, behaviour: Behaviour, window: Window, *, made_at: int) -> None:
+        """The window's readings change: no day that has something of it is stored any more."""
+        around = Window(from_ms(max(0, window.start_ms - _DAY_AT_MOST_MS)), from_ms(window.end_ms + _DAY_AT_MOST_MS))
+        if (found := self.days({metric_id: behaviour}, around).get(metric_id)) is None:
+            return
+        touched = (found.begins < window.end_ms) & (found.ends > window.start_ms)
+        if touched.any():
+            columns = found.begins[touched], found.ends[touched], found.max_gap_ms[touched]
+            nothing = found.cells.at(np.zeros(0, np.int64))
+            self.put_days(metric_id, behaviour, Days(*columns, nothing), made_at=made_at)
+
     def take_back(self, metric_id: int, begins: Milliseconds, *, made_at: int) -> None:
         """These quarters are folded no more: their readings are all there still."""
-        nothing: Columns = {name: np.zeros(len(begins), dtype) for name, dtype in _DTYPES.items()}
         own: Columns = {
             "metric_id": np.full(len(begins), metric_id, np.uint32),
             "begins": begins,
             "received_until": np.zeros(len(begins), np.int64),
             "made_at": np.full(len(begins), made_at),
         }
-        self._insert("quarters", statements.QUARTER_COLUMNS, [nothing | own])
+        self._insert("quarters", statements.QUARTER_COLUMNS, [_nothing(len(begins)) | own])
 
     def _insert(self, table: str, names: Sequence[str], parts: Sequence[Columns]) -> None:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -227,6 +277,21 @@ class Folded:
         if self.has_any([metric_id], window):
             for statement in statements.ERASE_FOLDED_WINDOW:
                 self._engine.command(statement, _asked([metric_id], window) | {"received_until": received_until})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Days:
+    """Days of one metric, by time: when each begins and ends, the `max_gap_ms` (-1 for none) that it was made with, and
+    its cell."""
+
+    begins: Milliseconds
+    ends: Milliseconds
+    max_gap_ms: Milliseconds
+    cells: Cells
+
+
+def _nothing(size: int) -> Columns:
+    return {name: np.zeros(size, dtype) for name, dtype in _DTYPES.items()}
 
 
 _DTYPES = dict(zip(COLUMNS, statements.CELL_DTYPES, strict=True))

@@ -4,7 +4,8 @@ What is decided is written down before anything follows from it, and each step c
 so that whoever is still at work with what was known before it is done by then:
 
 1. the site's border is moved (`folded_until` in the catalogue);
-2. quarters before it become cells; from then on the cells count, and their readings no more;
+2. quarters before it become cells; from then on the cells count, and their readings no more; and days of which no
+   reading is left become longer cells besides;
 3. those readings are deleted.
 """
 
@@ -41,6 +42,9 @@ _LOOK_AGAIN = timedelta(hours=6)
 
 _LATE = timedelta(hours=1)
 """How much longer than streams may be away their readings are left where they are."""
+
+_DAY = timespan.resolution_named("1d")
+_A_DAY = timedelta(hours=26)
 
 _READINGS_AT_ONCE = 500_000
 """Of one step: some 10 MB, and a second."""
@@ -106,6 +110,7 @@ class Folding:
         self._kept_for = kept_for + _LATE
         self._borders: dict[int, _Border] = {}
         self._looked: dict[int, _Looked] = {}
+        self._days_made: dict[int, tuple[str, int | None, int]] = {}
         self._may_be_hidden = True
         self._delete_at = clock()
 
@@ -151,6 +156,7 @@ class Folding:
                 if stop():
                     return
                 self._fold_step(step, now)
+            self._fold_days(site, metrics, until, now, stop)
         except BaseException:
             self._looked.clear()  # some were looked at, and not folded
             raise
@@ -169,19 +175,19 @@ class Folding:
         raw, folded = self._store.folded.old_quarters(metric.id, until=until)
         place = np.minimum(np.searchsorted(folded["begins"], raw["begins"]), max(len(folded) - 1, 0))
         is_folded = folded["begins"][place] == raw["begins"] if len(folded) else np.zeros(len(raw), bool)
-        are_late = len(folded) > 0 and self._take_back(metric.id, raw[is_folded], folded[place[is_folded]], now)
+        are_late = len(folded) > 0 and self._take_back(metric, raw[is_folded], folded[place[is_folded]], now)
         raw = raw[~is_folded]
         is_quiet = raw["received_until"] <= to_ms(now - self._kept_for)
         raw = raw[is_quiet]
         columns = (raw["begins"].astype(np.int64), raw["readings"].astype(np.int64), raw["received_until"])
         return _Quarters(metric, *columns), bool(is_quiet.all()) and not are_late
 
-    def _take_back(self, metric_id: int, raw: np.ndarray, folded: np.ndarray, now: datetime) -> bool:
+    def _take_back(self, metric: PlacedMetric, raw: np.ndarray, folded: np.ndarray, now: datetime) -> bool:
         """Make quarters raw again that got readings while they were folded: all of theirs are there still."""
         is_late = (raw["received_until"] > folded["received_until"]) & (raw["readings"] > folded["readings"])
         if is_late.any():
             begins = raw["begins"][is_late].astype(np.int64)
-            self._store.unfold(metric_id, begins, made_at=to_ms(now))
+            self._store.unfold(metric, begins, made_at=to_ms(now))
         return bool(is_late.any())
 
     def _fold_step(self, step: Sequence[_Quarters], now: datetime) -> None:
@@ -191,6 +197,8 @@ class Folding:
             step = [quarters for quarters in step if quarters.metric.id in there]
             if step:
                 self._store.fold(list(self._cells(step)), made_at=to_ms(now))
+                for quarters in step:
+                    self._days_made.pop(quarters.metric.id, None)
         self._may_be_hidden, self._delete_at = True, max(self._delete_at, now + WAIT)
 
     def _cells(self, step: Sequence[_Quarters]) -> Iterator[tuple[PlacedMetric, Cells, Milliseconds]]:
@@ -209,6 +217,32 @@ class Folding:
             if chosen.any():
                 received_until = quarters.received_until[np.searchsorted(quarters.begins, begins[chosen])]
                 yield quarters.metric, cells.at(chosen), received_until
+
+    # ── days ──
+
+    def _fold_days(
+        self, site: KeptSite, metrics: dict[int, PlacedMetric], until: int, now: datetime, stop: Stop
+    ) -> None:
+        """Of metrics whose readings of before the border are all folded. Others' come once theirs are."""
+        zone = timespan.zone(site.timezone)
+        for metric_id, metric in metrics.items():
+            made_with = site.timezone, metric.max_gap_ms, until
+            looked = self._looked.get(metric_id)
+            is_whole = looked is None or looked.again_at is None
+            if not is_whole or self._days_made.get(metric_id) == made_with:
+                continue
+            if stop():
+                return
+            with self._database.alone(facility.FOLDING):
+                span = self._store.folded.extent(metric_id)
+                if span is not None:
+                    window = Window(from_ms(span[0]) - _A_DAY, from_ms(max(span[1], until)))
+                    edges = [edge for edge in _DAY.buckets(window, zone)[1:-1] if edge <= until]
+                    if edges and edges[-1] < until == window.end_ms:
+                        edges.append(until)
+                    if len(edges) > 1:
+                        self._store.fold_days(metric, np.array(edges, np.int64), made_at=to_ms(now))
+            self._days_made[metric_id] = made_with
 
     # ── deleting ──
 

@@ -219,8 +219,28 @@ DAY_COLUMNS = ("metric_id", "begins", "ends", "max_gap_ms", *COLUMNS, "received_
 QUARTERS = (
     f"SELECT metric_id, {', '.join(COLUMNS)} FROM quarters FINAL WHERE {_FOLDED_IN_WINDOW} ORDER BY metric_id, begins"
 )
+DAY_DTYPES = tuple(map(np.dtype, ("<u4", "<i8", "<i8", "<i8")))
 CELL_DTYPES = tuple(np.dtype("<i8") if name in _WHOLE else np.dtype("<f8") for name in COLUMNS)
 
+# Days that lie in the window. Those that were taken back have no readings.
+DAYS = f"""
+SELECT metric_id, toUnixTimestamp64Milli(begins), toUnixTimestamp64Milli(ends), max_gap_ms, {", ".join(COLUMNS)}
+FROM days FINAL
+WHERE metric_id IN {{ids:Array(UInt32)}} AND count > 0
+    AND begins >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC')
+    AND ends <= fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
+ORDER BY metric_id, begins
+"""
+
+# Where there are readings as such.
+RAW_QUARTERS = f"""
+SELECT metric_id, toUnixTimestamp64Milli({_QUARTER}) AS begins
+FROM readings
+WHERE {_IN_WINDOW}
+GROUP BY metric_id, begins
+ORDER BY metric_id, begins
+LIMIT {{limit:UInt64}}
+"""
 # The readings that are kept of them: the first and the last of each.
 KEPT = f"""
 SELECT metric_id, toUnixTimestamp64Milli(first_ts), first, toUnixTimestamp64Milli(last_ts), last
@@ -258,6 +278,13 @@ WHERE {_FOLDED_IN_WINDOW}
 GROUP BY metric_id
 ORDER BY metric_id
 """
+
+EXTENT = """
+SELECT toUnixTimestamp64Milli(min(begins)), if(count() > 0, toUnixTimestamp64Milli(max(begins)) + 900000, 0)
+FROM quarters
+WHERE metric_id = {id:UInt32}
+"""
+EXTENT_DTYPE = np.dtype([("first", "<i8"), ("end", "<i8")])
 
 ESTIMATE_FOLDED = f"EXPLAIN ESTIMATE SELECT first, last FROM quarters WHERE {_FOLDED_IN_WINDOW}"
 

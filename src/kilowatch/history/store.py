@@ -21,8 +21,8 @@ from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.changes import Changes
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine, in_chunks
-from kilowatch.history.folded import Folded
-from kilowatch.history.intervals import QUARTER_MS, Cells
+from kilowatch.history.folded import Days, Folded
+from kilowatch.history.intervals import QUARTER_MS, Cells, merged
 from kilowatch.history.model import (
     Batch,
     Compared,
@@ -41,7 +41,7 @@ from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
 from kilowatch.history.turns import OwnTurns, SharedTurns, Turn, Turns
 from kilowatch.kit.db import Database
-from kilowatch.kit.timespan import Window, to_ms
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -197,6 +197,8 @@ class HistoryStore:
         """
         if not parts:
             return
+        for metric, cells, _ in parts:  # first: a day never speaks for readings that are no part of it
+            self._take_days_back(metric, int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1, made_at=made_at)
         try:
             rows = [(metric.id, metric.behaviour, cells, received_until) for metric, cells, received_until in parts]
             self.folded.put(rows, made_at=made_at)
@@ -204,10 +206,40 @@ class HistoryStore:
             for metric, cells, _ in parts:
                 self.spans.removed([metric.id], int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1)
 
-    def unfold(self, metric_id: int, begins: Milliseconds, *, made_at: int) -> None:
+    def unfold(self, metric: PlacedMetric, begins: Milliseconds, *, made_at: int) -> None:
         """Let the readings of these quarters take their own place again. None of them was deleted yet."""
-        self.folded.take_back(metric_id, begins, made_at=made_at)
-        self.spans.removed([metric_id], int(begins[0]), int(begins[-1]) + QUARTER_MS)
+        self._take_days_back(metric, int(begins[0]), int(begins[-1]) + QUARTER_MS, made_at=made_at)
+        self.folded.take_back(metric.id, begins, made_at=made_at)
+        self.spans.removed([metric.id], int(begins[0]), int(begins[-1]) + QUARTER_MS)
+
+    def _take_days_back(self, metric: PlacedMetric, begin: int, end: int, *, made_at: int) -> None:
+        window = Window(from_ms(begin), from_ms(end))
+        self.folded.take_days_back(metric.id, metric.behaviour, window, made_at=made_at)
+
+    def fold_days(self, metric: PlacedMetric, edges: Milliseconds, *, made_at: int) -> None:
+        """Put the quarters of each day, of which none is to come, together to one cell; `edges` are where days begin.
+
+        Days that are stored already stay as they are.
+        """
+        behaviour, gap = metric.behaviour, -1 if metric.max_gap_ms is None else metric.max_gap_ms
+        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
+        stored = self.folded.days({metric.id: behaviour}, window).get(metric.id)
+        is_missing = np.ones(len(edges) - 1, bool)
+        if stored is not None:
+            same = stored.max_gap_ms == gap
+            is_missing = ~(np.isin(edges[:-1], stored.begins[same]) & np.isin(edges[1:], stored.ends[same]))
+        turns = np.flatnonzero(np.diff(is_missing, prepend=False, append=False))
+        for first, end in zip(turns[::2].tolist(), turns[1::2].tolist(), strict=True):
+            self._fold_days(metric, edges[first : end + 1], gap, made_at=made_at)
+
+    def _fold_days(self, metric: PlacedMetric, edges: Milliseconds, gap: int, *, made_at: int) -> None:
+        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
+        quarters = self.folded.cells({metric.id: metric.behaviour}, window).get(metric.id)
+        if quarters is not None:
+            cells = merged(quarters, edges, behaviour=metric.behaviour, max_gap_ms=metric.max_gap_ms)
+            place = np.searchsorted(edges, cells.first_ts, side="right") - 1
+            days = Days(edges[place], edges[place + 1], np.full(len(cells), gap), cells)
+            self.folded.put_days(metric.id, metric.behaviour, days, made_at=made_at)
 
     # ── corrections ──
 

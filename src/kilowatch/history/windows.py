@@ -13,14 +13,18 @@ from kilowatch.facility.quantities import Behaviour
 from kilowatch.history.chunks import Source, read_in_chunks
 from kilowatch.history.folded import Folded
 from kilowatch.history.intervals import QUARTER_MS, Cells, cells_of
-from kilowatch.history.model import Milliseconds, Points, Stop
+from kilowatch.history.model import Flags, Milliseconds, Points, Stop
 from kilowatch.history.spans import DAY_MS, WEEK_MS, Spans, Stretch
-from kilowatch.kit.timespan import Window, from_ms
+from kilowatch.kit.timespan import Window, from_ms, resolution_named, zone
 
 _DAYS_AT_MOST = 32
 _WEEKS_AT_MOST = 20_000
 _SHORT = 10_000  # readings: whoever asks for less need not wait for a whole day
 _DENSE = 200_000  # readings a day that are too many to keep
+_LONG_MS = 60 * DAY_MS  # what is shorter comes out of quarters as soon
+_MOST_RAW_QUARTERS = 10_000
+_MOST_STRETCHES = 50
+_DAY = resolution_named("1d")
 _LAST_MS = 253_402_300_799_999  # of the year 9999
 
 
@@ -32,11 +36,12 @@ class Measured:
     behaviour: Behaviour
     max_gap_ms: int | None
     folded_until: int = 0
-    """Its readings of before, in ms, may be folded."""
+    """Its readings of before, in ms, may be folded: the days of this time zone into one cell each."""
+    timezone: str = "UTC"
 
     @classmethod
     def of(cls, metric: PlacedMetric) -> "Measured":
-        return cls(metric.id, metric.behaviour, metric.max_gap_ms, metric.folded_until_ms)
+        return cls(metric.id, metric.behaviour, metric.max_gap_ms, metric.folded_until_ms, metric.timezone)
 
     def cells(self, timestamps: Milliseconds, values: np.ndarray, edges: Milliseconds, now_ms: int | None) -> Cells:
         return cells_of(timestamps, values, edges, behaviour=self.behaviour, max_gap_ms=self.max_gap_ms, now_ms=now_ms)
@@ -158,6 +163,51 @@ class HotCells:
         self, metrics: Sequence[Measured], window: Window, edges: Milliseconds, *, now_ms: int, stop: Stop
     ) -> dict[int, Cells]:
         """The cells of each metric, by its id. Raises `Abandoned` when `stop` says so."""
+        found: dict[int, list[Cells]] = {metric.metric_id: [] for metric in metrics}
+        days, left = self._of_days(metrics, window, edges)
+        for metric_id, cells in days.items():
+            found[metric_id].append(cells)
+        for (first, last), some in left.items():
+            stretch = _window(first, last)
+            for metric_id, cells in self._of_quarters(some, stretch, edges, now_ms=now_ms, stop=stop).items():
+                found[metric_id].append(cells)
+        return {metric_id: _in_order(parts) for metric_id, parts in found.items()}
+
+    def _of_days(
+        self, metrics: Sequence[Measured], window: Window, edges: Milliseconds
+    ) -> tuple[dict[int, Cells], dict[tuple[int, int], list[Measured]]]:
+        """Cells of whole days, where nothing finer is asked; and the rest of the window, of which metrics in which
+        stretches."""
+        nothing: tuple[dict[int, Cells], dict[tuple[int, int], list[Measured]]]
+        nothing = {}, {(window.start_ms, window.end_ms): list(metrics)}
+        midnights = _midnights(metrics, window, edges)
+        if midnights is None:
+            return nothing
+        ids, span = [metric.metric_id for metric in metrics], _window(int(midnights[0]), int(midnights[-1]))
+        raw = self._folded.raw_quarters(ids, span, most=_MOST_RAW_QUARTERS)  # first: what goes from there has cells
+        if raw is None:
+            return nothing
+        stored = self._folded.days({metric.metric_id: metric.behaviour for metric in metrics}, span)
+        found: dict[int, Cells] = {}
+        left: dict[tuple[int, int], list[Measured]] = defaultdict(list)
+        for metric in metrics:
+            days = stored.get(metric.metric_id)
+            is_there = np.zeros(len(midnights) - 1, bool)
+            if days is not None:
+                place = np.minimum(np.searchsorted(midnights, days.begins), len(midnights) - 2)
+                fits = (midnights[place] == days.begins) & (midnights[place + 1] == days.ends)
+                fits &= days.max_gap_ms == (-1 if metric.max_gap_ms is None else metric.max_gap_ms)
+                raw_days = np.searchsorted(midnights, raw.get(metric.metric_id, NO_EDGES), side="right") - 1
+                fits &= ~np.isin(place, raw_days)
+                is_there[place[fits]] = True
+                found[metric.metric_id] = days.cells.at(fits)
+            for first, last in _stretches(is_there, midnights, window):
+                left[first, last].append(metric)
+        return nothing if len(left) > _MOST_STRETCHES else (found, left)
+
+    def _of_quarters(
+        self, metrics: Sequence[Measured], window: Window, edges: Milliseconds, *, now_ms: int, stop: Stop
+    ) -> dict[int, Cells]:
         begin = -(-window.start_ms // QUARTER_MS) * QUARTER_MS
         end = min(window.end_ms, now_ms) // QUARTER_MS * QUARTER_MS
         weeks = range(begin // WEEK_MS, -(-end // WEEK_MS))
@@ -214,6 +264,35 @@ class HotCells:
         old = {metric.metric_id: metric.behaviour for metric in metrics if metric.folded_until > window.start_ms}
         stored = self._folded.cells(old, window) if old and window.start_ms < window.end_ms else {}
         return made | {metric_id: _united(made[metric_id], cells) for metric_id, cells in stored.items()}
+
+
+def _midnights(metrics: Sequence[Measured], window: Window, edges: Milliseconds) -> Milliseconds | None:
+    """Where days of the window begin and end that may be stored as one cell each: a long row of them, between whose
+    first and last nothing finer is asked. `None` if that is not so."""
+    zones = {metric.timezone for metric in metrics}
+    end = min(window.end_ms, min((metric.folded_until for metric in metrics), default=0))
+    if len(zones) != 1 or end - window.start_ms < _LONG_MS:
+        return None
+    around = _window(window.start_ms - 1, end + 1) if window.start_ms else window
+    midnights = np.array(_DAY.buckets(around, zone(zones.pop()))[1:-1], np.int64)
+    asked = edges[(edges > midnights[0]) & (edges < midnights[-1])]
+    return midnights if np.isin(asked, midnights).all() else None
+
+
+def _stretches(is_there: Flags, midnights: Milliseconds, window: Window) -> Iterator[tuple[int, int]]:
+    """The stretches of the window without the days that are there."""
+    begin = window.start_ms
+    for first, last in _runs(np.flatnonzero(is_there).tolist()):
+        if begin < midnights[first]:
+            yield begin, int(midnights[first])
+        begin = int(midnights[last + 1])
+    if begin < window.end_ms:
+        yield begin, window.end_ms
+
+
+def _in_order(parts: Sequence[Cells]) -> Cells:
+    joined = Cells.joined(parts)
+    return joined if len(parts) == 1 else joined.at(np.argsort(joined.first_ts, kind="stable"))
 
 
 def _united(made: Cells, stored: Cells) -> Cells:
