@@ -332,6 +332,20 @@ class TestFolding:
         folding.tick()
         assert keeping.store.folded.count(keeping.ids) == (60, 60)
 
+    def test_does_no_harm_where_two_processes_take_themselves_for_the_leader(self, keeping: Keeping) -> None:
+        """One of them has made up its mind, and comes to it when the other has folded and deleted."""
+        readings = minutes("2026-10-25T00:00", 60)
+        keeping.send(readings)
+        keeping.clock.now = SENT + timedelta(days=8)
+        slow = keeping.folding()
+        metrics = {metric.id: metric for metric in keeping.metrics}
+        (decided,) = slow._due(metrics, ms("2026-10-26T00:00"), keeping.clock.now)
+        keeping.fold_and_delete()
+        keeping.store.backfill(batch_of((keeping.ids[0], readings[:3])))  # some that are not deleted yet
+        keeping.clock.now += WAIT
+        slow._fold_step([decided], keeping.clock.now)
+        assert keeping.store.count([keeping.ids[0]]) == 60
+
 
 def _fails(*_: object) -> None:
     raise RuntimeError("no disk")
