@@ -28,6 +28,8 @@ from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
 from kilowatch.facility.service import Catalogue
 from kilowatch.history.engine import EngineInUse
+from kilowatch.history.folder import Folder
+from kilowatch.history.folding import Folding
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
 from kilowatch.history.spans import Spans
@@ -113,6 +115,7 @@ class Kilowatch:
             + _OPERATIONS_THREADS
             + _LIVE_THREADS
             + 2  # the keeper of simulated devices, and the one thread that stores readings
+            + 2  # the folder of old readings, which is alone meanwhile
             + _WEBHOOK_THREADS
             + webhook_sender.THREADS
         )
@@ -133,7 +136,14 @@ class Kilowatch:
         self.sign_ins = SignIns(self.database, gate, settings, signing_key, clock)
         self.accounts = Accounts(gate, settings, signing_key)
         self.simulation = Simulation(self.database, store, clock)
-        self.catalogue = Catalogue(self.database, gate, store, clock, simulation=self.simulation)
+        self.catalogue = Catalogue(
+            self.database,
+            gate,
+            store,
+            clock,
+            simulation=self.simulation,
+            least_raw_days=settings.stream_kept_days,
+        )
         self.histories = Histories(gate, store, clock, self.simulation)
         self.balances = Balances(gate, self.histories, clock)
         self.portfolio = Portfolio(gate, self.balances)
@@ -184,6 +194,16 @@ class Kilowatch:
         """Has simulated devices report, in one of the processes at this database."""
         return Keeper(self.simulation, Leadership(self.database, "simulation"))
 
+    def folding(self) -> Folding:
+        """Folds old readings. There is a history."""
+        assert self.history is not None
+        kept_for = timedelta(days=self._settings.stream_kept_days)
+        return Folding(self.database, self.history, self.now, kept_for=kept_for)
+
+    def folder(self) -> Folder:
+        """Has old readings folded, in one of the processes at this database."""
+        return Folder(self.folding(), Leadership(self.database, "folding"))
+
     def close(self) -> None:
         if self.history is not None:
             self.history.close()
@@ -233,7 +253,7 @@ class _NoHistory:
     def count(self, _metric_ids: Sequence[int] = ()) -> NoReturn:
         raise Unavailable("This command runs without the history.")
 
-    erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = count
+    erase = submit = append = backfill = latest = compare = stored_in_window = erase_window = are_folded = count
     listen = arrived_until = told_until = arrivals = check = version = count
     spans = Spans(0)
 
@@ -273,7 +293,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
                 setattr(app.state, name, getattr(opened, name))
             app.state.services = opened
             app.state.streams = opened.streams()
-            with contextlib.closing(opened.keeper()) as app.state.keeper:
+            with (
+                contextlib.closing(opened.keeper()) as app.state.keeper,
+                contextlib.closing(opened.folder()) as app.state.folder,
+            ):
                 async with _sending(opened, settings, clock), _observed(app, opened, settings, lanes):
                     yield
                     await app.state.streams.close()

@@ -92,7 +92,7 @@ class TestFlow:
 
 class TestMap:
     def a_site(self, latitude: float | None, longitude: float | None) -> Site:
-        return Site(1, "Home", "home", "UTC", latitude, longitude, None, None, None, MIDNIGHT)
+        return Site(1, "Home", "home", "UTC", latitude, longitude, None, None, None, None, None, MIDNIGHT)
 
     def test_has_all_dots_inside_and_is_on_the_earth(self) -> None:
         for places in ([(48.1, 11.6)], [(90, 180), (-90, -180)], [(48.1, 11.6), (-37.8, 145.0)], [(89, 179)]):

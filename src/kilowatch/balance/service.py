@@ -41,8 +41,9 @@ from kilowatch.kit.timespan import Resolution, Window, from_ms, to_ms
 
 _WHOLE = "1y"
 """What a window without a series is asked in: its buckets are added up."""
-_SPLIT, _MOST_SPLIT = ("5m", "1h"), 20_000
-"""How finely a grid that is computed is split into import and export, and in how many buckets at most."""
+_SPLIT, _SPLIT_OLD, _MOST_SPLIT = ("5m", "1h"), ("15m", "1h"), 20_000
+"""How finely a grid that is computed is split into import and export, also where readings are folded; and in how many
+buckets at most."""
 _COMPLETE = 0.99
 _MS_PER_HOUR = 3_600_000
 _BEHIND_THE_METER: tuple[Role, ...] = (*SOURCES, "battery")
@@ -89,11 +90,13 @@ class Balances:
         """
         circuit, timezone = self._gate.seeing(caller, _wired_site, site_id).found
         zone = timespan.zone(query.timezone or timezone, place="query")
-        window = _window(query, zone, self._clock())
-        asked = _resolution(query.resolution, window, zone)
-        used = _split(circuit, asked, window, zone)
+        metrics = [meter.metric for meter in circuit.meters]
+        window = self._histories.answerable(metrics, _window(query, zone, self._clock()))
+        is_old = any(metric.folded_until_ms > window.start_ms for metric in metrics)
+        asked = _resolution(query.resolution, window, zone, is_old=is_old)
+        used = _split(circuit, asked, window, zone, is_old=is_old)
         question = HistoryQuestion(window, used.name, timezone=zone.key)
-        series = self._histories.both_directions([meter.metric for meter in circuit.meters], question, stop=stop)
+        series = self._histories.both_directions(metrics, question, stop=stop)
         measured = _Measured.of(np.array(used.buckets(window, zone), np.int64), *series)
         return _Reckoning(circuit, measured).balance(window, zone, None if query.resolution is None else asked)
 
@@ -105,7 +108,7 @@ class Balances:
         day = Window(today.end - timedelta(days=1), today.end)
         both = Window(min(day.start, today.start), today.end)  # a day may have 25 hours
         quarters = timespan.resolution_named("15m")
-        used = _split(circuit, quarters, both, zone)
+        used = _split(circuit, quarters, both, zone, is_old=False)
         question = HistoryQuestion(both, used.name, timezone=zone.key)
         series = self._histories.both_directions([meter.metric for meter in circuit.meters], question)
         measured = _Measured.of(np.array(used.buckets(both, zone), np.int64), *series)
@@ -160,7 +163,7 @@ def _window(query: Query, zone: ZoneInfo, now: datetime) -> Window:
     return Window(max(midnight, timespan.EARLIEST), end)
 
 
-def _resolution(name: str | None, window: Window, zone: ZoneInfo) -> Resolution:
+def _resolution(name: str | None, window: Window, zone: ZoneInfo, *, is_old: bool) -> Resolution:
     if name is None:
         return timespan.resolution_named(_WHOLE)
     if name == "raw":
@@ -168,16 +171,20 @@ def _resolution(name: str | None, window: Window, zone: ZoneInfo) -> Resolution:
             "resolution", said("A balance has no raw readings; choose `auto`, or one such as `15m`."), place="query"
         )
     if name == "auto":
-        return timespan.finest_resolution(window, zone, points=DEFAULT_POINTS)
+        return timespan.finest_resolution(window, zone, points=DEFAULT_POINTS, of_quarters=is_old)
     return timespan.resolution_named(name)
 
 
-def _split(circuit: Circuit, asked: Resolution, window: Window, zone: ZoneInfo) -> Resolution:
-    """What the history is asked in: finer than the answer where the grid has to be computed."""
+def _split(circuit: Circuit, asked: Resolution, window: Window, zone: ZoneInfo, *, is_old: bool) -> Resolution:
+    """What the history is asked in: finer than the answer where the grid has to be computed.
+
+    Args:
+        is_old: some of it is folded into quarters of an hour.
+    """
     if "grid" in circuit.roles:
         return asked
     most = min(_MOST_SPLIT, MAX_VALUES // max(2 * len(circuit.meters), 1))
-    for fine in map(timespan.resolution_named, _SPLIT):
+    for fine in map(timespan.resolution_named, _SPLIT_OLD if is_old else _SPLIT):
         fits = asked.nominal_s % fine.nominal_s == 0
         if fits and fine.nominal_s < asked.nominal_s and fine.count(window, zone, most=most) <= most:
             return fine

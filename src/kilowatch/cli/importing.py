@@ -23,7 +23,7 @@ from kilowatch.errors import Invalid, KilowatchError, Unavailable
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
-    from kilowatch.history.model import Batch, Compared
+    from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
     from kilowatch.ingest.service import Appending, Intake
 
 _AT_ONCE = 3
@@ -268,6 +268,9 @@ class _InTurn:
 
     def compare(self, batch: "Batch") -> "Compared":
         return self._history.compare(batch)
+
+    def are_folded(self, metric_ids: "MetricIds", timestamps: "Milliseconds") -> "Flags":
+        return self._history.are_folded(metric_ids, timestamps)
 
     def submit(self, batch: "Batch") -> "Future[int]":
         self._await_turn()

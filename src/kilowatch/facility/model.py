@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from kilowatch.facility.kinds import DeviceKind, UsualMetric
 from kilowatch.facility.quantities import Behaviour
 from kilowatch.kit.db import Base, Instant
+from kilowatch.kit.timespan import to_ms
 
 Source = Literal["reported", "simulated"]
 Interval = Literal[60, 300, 900]
@@ -28,6 +29,8 @@ class SiteRow(Base):
     country: Mapped[str | None] = mapped_column(String(2))
     currency: Mapped[str | None] = mapped_column(String(3))
     notes: Mapped[str | None] = mapped_column(Text)
+    raw_days: Mapped[int | None]
+    folded_until: Mapped[datetime | None] = mapped_column(Instant)
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 
@@ -114,6 +117,13 @@ class Site(msgspec.Struct, frozen=True):
     country: str | None
     currency: str | None
     notes: str | None
+    raw_days: Annotated[
+        int | None, msgspec.Meta(description="For how many days raw readings are kept; null: for ever.")
+    ]
+    folded_until: Annotated[
+        datetime | None,
+        msgspec.Meta(description="Readings of before are folded into quarters of an hour; null: none ever were."),
+    ]
     created_at: datetime
 
 
@@ -176,6 +186,14 @@ class PlacedMetric(msgspec.Struct, frozen=True):
     valid_max: float | None
     simulated: bool = False
     """Whether its readings are computed when they are needed."""
+    raw_days: int | None = None
+    """For how many days its site keeps raw readings; `None`: for ever."""
+    folded_until: datetime | None = None
+    """Readings of before may be folded into quarters of an hour; `None`: none are."""
+
+    @property
+    def folded_until_ms(self) -> int:
+        return 0 if self.folded_until is None else to_ms(self.folded_until)
 
     @property
     def path(self) -> str:
@@ -234,6 +252,15 @@ class SimulatedDevice(msgspec.Struct, frozen=True):
     longitude: float | None
     country: str | None
     metrics: tuple[Metric, ...] = ()
+
+
+class KeptSite(msgspec.Struct, frozen=True):
+    """A site, as far as it decides for how long raw readings are kept."""
+
+    id: int
+    timezone: str
+    raw_days: int | None
+    folded_until: datetime | None
 
 
 class WindowErasure(msgspec.Struct, frozen=True):

@@ -77,6 +77,8 @@ _SITE = {
     "country": "GB",
     "currency": "GBP",
     "notes": None,
+    "raw_days": 400,
+    "folded_until": None,
     "created_at": "2026-01-05T09:30:00Z",
 }
 _GRANT = {"user_id": 2, "site_id": 1, "role": "technician"}

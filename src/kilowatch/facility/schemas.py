@@ -45,6 +45,9 @@ MaxGap = Annotated[
 ]
 
 
+RawDays = Annotated[int, Field(ge=7, le=36_500), BeforeValidator(number_only)]
+
+
 class _SiteFields(Body):
     timezone: str = Field("UTC", max_length=60, description="IANA name.")
     latitude: Latitude | None = None
@@ -52,6 +55,11 @@ class _SiteFields(Body):
     country: Country | None = Field(None, description="ISO 3166-1, two letters.")
     currency: Currency | None = Field(None, description="ISO 4217, three letters.")
     notes: Notes | None = None
+    raw_days: RawDays | None = Field(
+        None,
+        description="For how many days raw readings are kept; older ones are folded into quarters of an hour. "
+        "Null: for ever.",
+    )
 
     @field_validator("timezone")
     @classmethod

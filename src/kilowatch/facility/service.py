@@ -38,6 +38,7 @@ from kilowatch.facility.model import (
     DeviceWithMetrics,
     Extent,
     InstalledMetric,
+    KeptSite,
     KindInfo,
     ListedMetric,
     Metric,
@@ -51,19 +52,23 @@ from kilowatch.kit.db import Database
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.kit.text import MAX_ID, free_slug, name_from, slug_from
-from kilowatch.kit.timespan import Window, from_ms
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 
 log = structlog.get_logger("kilowatch.facility")
 
 _EVERYTHING = AuditFilter()
 _STRAGGLERS = timedelta(minutes=10)
 _MOST_WORDS = 8
+_QUARTER_MS = 900_000
 _MEANING = ("quantity", "unit", "behaviour")
 _OTHER_MEANING = said(
     "The metric has readings, whose meaning this would change; make a new metric, or delete this one."
 )
 MOST_METRICS_ON_ARRIVAL = 200
 """Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
+
+FOLDING = "folding"
+"""Whoever folds readings, or takes some out, is alone (`Database.alone`): nothing that goes comes back in a cell."""
 
 _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
 
@@ -110,13 +115,20 @@ class LastMetric(Conflict):
 
 
 class StoredReadings(Protocol):
-    """How many readings a window has, and when the last of them was received, in ms since 1970."""
+    """How many readings a window has, and when the last of them was received, in ms since 1970; and whether it begins
+    or ends inside of a quarter of an hour that is folded."""
 
     @property
     def readings(self) -> int: ...
 
     @property
     def received_until(self) -> int: ...
+
+    @property
+    def cuts_at_start(self) -> bool: ...
+
+    @property
+    def cuts_at_end(self) -> bool: ...
 
 
 class CorrectedReadings(Protocol):
@@ -161,7 +173,10 @@ class Catalogue:
         clock: Callable[[], datetime],
         *,
         simulation: Preparing,
+        least_raw_days: int,
     ) -> None:
+        """`least_raw_days`: streams read on from raw readings that are as old as this."""
+        self._least_raw_days = least_raw_days
         self._database = database
         self._gate = gate
         self._readings = readings
@@ -212,6 +227,7 @@ class Catalogue:
     def create_site(self, caller: Caller, values: dict[str, Any], *, once: Once | None = None) -> Site:
         with self._gate.writing(caller) as work:
             require_admin(work.who)
+            self._refuse_few_raw_days(values)
 
             def create() -> Site:
                 slug = values["slug"] or _new_slug(
@@ -239,6 +255,7 @@ class Catalogue:
             site, _ = site_of(work.connection, work.who, site_id)
             require_admin(work.who)
             _refuse_stale_site(site, if_match)
+            self._refuse_few_raw_days(changes)
             if changes.get("slug", site.slug) != site.slug:
                 _refuse_taken_site_slug(work.connection, changes["slug"])
             if changes:
@@ -246,6 +263,18 @@ class Catalogue:
             after, _ = site_of(work.connection, work.who, site_id)
             audit.record_changes(work, site_id, "site_changed", site.slug, before=site, after=after)
             return after
+
+    def _refuse_few_raw_days(self, values: Mapping[str, Any]) -> None:
+        days = values.get("raw_days")
+        if days is not None and days < self._least_raw_days:
+            raise invalid(
+                "raw_days",
+                said(
+                    "Streams here read on from raw readings that are up to %(days)d days old "
+                    "(KILOWATCH_STREAM_KEPT_DAYS); keep them for so long at least.",
+                    days=self._least_raw_days,
+                ),
+            )
 
     def administered_site(self, caller: Caller, site_id: int) -> Site:
         """Raises `Forbidden` for those who may see it only: an administrator changes and deletes it."""
@@ -567,10 +596,11 @@ class Catalogue:
             metric_there = placed_metric(work.connection, work.who, metric_id)
         self._simulation.prepare([metric_there], window)  # or what nobody has asked for yet would come back
         # One at a time, or two would count the same readings.
-        with self._correcting:
+        with self._correcting, self._database.alone(FOLDING):
             self._erase_windows()
             # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
             stored = self._readings.stored_in_window(metric_id, window)
+            _refuse_cut_quarters(window, stored)
             with self._gate.writing(caller) as work:
                 metric, role = metric_of(work.connection, work.who, metric_id)
                 require_technician(role)
@@ -601,7 +631,7 @@ class Catalogue:
         with self._database.read() as connection:
             pending = store.erasures(connection)
         self._erase(pending)
-        with self._correcting:
+        with self._correcting, self._database.alone(FOLDING):
             self._erase_windows()
 
     def _erase(self, metrics: list[int]) -> None:
@@ -610,7 +640,8 @@ class Catalogue:
         with self._database.read() as connection:
             again = store.erasures(connection, before=long_ago)
         if metrics or again:
-            self._readings.erase(sorted({*metrics, *again}))
+            with self._database.alone(FOLDING):
+                self._readings.erase(sorted({*metrics, *again}))
         if again:
             with self._database.write() as connection:
                 store.forget_erasures(connection, before=long_ago)
@@ -756,6 +787,27 @@ def extent(connection: Connection) -> Extent:
 
 def sites_with_simulated_devices(connection: Connection) -> list[int]:
     return store.sites_with_simulated_devices(connection)
+
+
+def folding_sites(connection: Connection) -> list[KeptSite]:
+    """The sites that do not keep raw readings for ever, or once did not, by id; nobody's rights are asked."""
+    return store.folding_sites(connection)
+
+
+def put_folded_until(connection: Connection, site_id: int, border: datetime) -> None:
+    """Say that readings of before are folded from now on, or soon. It only moves forward."""
+    store.put_folded_until(connection, site_id, border)
+
+
+def metrics_of_site(connection: Connection, site_id: int) -> list[PlacedMetric]:
+    """All of them; nobody's rights are asked."""
+    return store.placed_metrics_of(connection, site_id=site_id)
+
+
+def foldable_metrics(connection: Connection, metric_ids: Sequence[int]) -> set[int]:
+    """Those of them that are still there, and have no readings whose deletion is noted, but not done yet."""
+    waiting = {erasure.metric_id for erasure in store.window_erasures(connection)}
+    return store.visible_metric_ids(connection, OPERATOR, metric_ids) - waiting
 
 
 def creating_devices(connection: Connection, who: Principal, names: Sequence[str]) -> set[str]:
@@ -930,6 +982,25 @@ def _note_deletion(work: Work, metric: Metric, window: Window, stored: StoredRea
     audit.record(work, site_id, "readings_deleted", path, details)
 
 
+def _refuse_cut_quarters(window: Window, stored: StoredReadings) -> None:
+    faults: list[Fault] = []
+    edges = (("start", window.start, stored.cuts_at_start), ("end", window.end, stored.cuts_at_end))
+    for name, edge, cuts in edges:
+        if cuts:
+            begin = from_ms(to_ms(edge) // _QUARTER_MS * _QUARTER_MS)
+            times = [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in (begin, begin + timedelta(milliseconds=_QUARTER_MS))]
+            told = said(
+                "The readings of this quarter of an hour are folded and go together only; `%(name)s` may be %(begin)s "
+                "or %(end)s.",
+                name=name,
+                begin=times[0],
+                end=times[1],
+            )
+            faults += invalid(name, told, place="query").faults
+    if faults:
+        raise Invalid(faults[0].detail, faults=tuple(faults))
+
+
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -953,7 +1024,8 @@ def etag(device: Device) -> str:
 
 def site_etag(site: Site) -> str:
     """Another one if anything of the site itself is another."""
-    return f'"{hashlib.sha256(msgspec.json.encode(site)).hexdigest()[:16]}"'
+    own = msgspec.structs.replace(site, folded_until=None)  # that moves by itself, each day
+    return f'"{hashlib.sha256(msgspec.json.encode(own)).hexdigest()[:16]}"'
 
 
 def _refuse_stale_site(site: Site, if_match: str | None) -> None:

@@ -14,6 +14,7 @@ from kilowatch.facility.model import (
     ErasureRow,
     Extent,
     InstalledMetric,
+    KeptSite,
     ListedMetric,
     Metric,
     MetricRow,
@@ -30,6 +31,7 @@ from kilowatch.kit.paging import PageRequest
 _SITE = columns(SiteRow, Site)
 _DEVICE = columns(DeviceRow, Device)
 _METRIC = columns(MetricRow, Metric)
+_KEPT_SITE = columns(SiteRow, KeptSite)
 _WINDOW_ERASURE = columns(WindowErasureRow, WindowErasure)
 _SITES, _DEVICES, _METRICS = SiteRow.__table__.c, DeviceRow.__table__.c, MetricRow.__table__.c
 _PLACED: list[Any] = [
@@ -48,6 +50,8 @@ _PLACED: list[Any] = [
     _METRICS.valid_min,
     _METRICS.valid_max,
     _DEVICES.source == "simulated",
+    _SITES.raw_days,
+    _SITES.folded_until,
 ]
 _LISTED: list[Any] = [
     _METRICS.id,
@@ -433,6 +437,21 @@ def simulated_devices(connection: Connection, site_id: int) -> list[SimulatedDev
 def sites_with_simulated_devices(connection: Connection) -> list[int]:
     statement = select(DeviceRow.site_id).where(DeviceRow.source == "simulated").distinct().order_by(DeviceRow.site_id)
     return list(connection.execute(statement).scalars())
+
+
+# ── retention ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def folding_sites(connection: Connection) -> list[KeptSite]:
+    """The sites that do not keep raw readings for ever, or once did not, by id; nobody's rights are asked."""
+    statement = select(*_KEPT_SITE).where(or_(SiteRow.raw_days.is_not(None), SiteRow.folded_until.is_not(None)))
+    return fetch_all(connection, statement.order_by(SiteRow.id), KeptSite)
+
+
+def put_folded_until(connection: Connection, site_id: int, border: datetime) -> None:
+    """It only moves forward."""
+    is_later = or_(SiteRow.folded_until.is_(None), SiteRow.folded_until < border)
+    connection.execute(update(SiteRow).where(SiteRow.id == site_id, is_later).values(folded_until=border))
 
 
 # ── erasures ─────────────────────────────────────────────────────────────────────────────────────────────────────────

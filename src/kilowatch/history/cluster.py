@@ -25,6 +25,7 @@ SETTINGS = {
     # All processes read and write the same replica of a shard while it is there, so that what was written is read.
     "load_balancing": "in_order",
     "prefer_localhost_replica": 0,
+    "distributed_product_mode": "local",  # a subquery asks for the same metrics, which lie in the same shard
     # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet
     # leaves them until the next time.
     "allow_nondeterministic_mutations": 1,

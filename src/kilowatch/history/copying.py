@@ -303,7 +303,19 @@ class Contents:
 
 # With a row of no metric, which says that the table is complete until then.
 _MAKE_LATEST = (
-    "INSERT INTO latest SELECT metric_id, max((ts, received_at, value)) FROM readings GROUP BY metric_id",
+    """
+    INSERT INTO latest
+    SELECT metric_id, max(newest) AS newest
+    FROM (
+        SELECT metric_id, max((ts, received_at, value)) AS newest FROM readings GROUP BY metric_id
+        UNION ALL
+        SELECT metric_id, max((last_ts, received_until, last)) AS newest
+        FROM quarters FINAL
+        WHERE count > 0
+        GROUP BY metric_id
+    )
+    GROUP BY metric_id
+    """,
     """
     INSERT INTO latest
     SELECT 0, (max(received_at) AS last, last, 0.) FROM readings HAVING count() > 0

@@ -60,7 +60,7 @@ def write_json(stream: HistoryStream) -> Iterator[bytes]:
     times = _Times(stream.timezone, kept=stream.resolution is not None)
     for number, (_, pieces) in enumerate(groupby(stream.pieces, key=lambda piece: piece.request.metric.id)):
         yield b"," if number else b""
-        yield from _series_json(pieces, times)
+        yield from _series_json(stream, pieces, times)
     yield b"]," + orjson.dumps({"next": stream.next, "unavailable": list(stream.unavailable)})[1:]
 
 
@@ -70,7 +70,7 @@ def _heading(stream: HistoryStream) -> dict[str, str]:
     return {"start": start, "end": end, "resolution": resolution, "timezone": stream.timezone}
 
 
-def _series_json(pieces: Iterator[Series], times: "_Times") -> Iterator[bytes]:
+def _series_json(stream: HistoryStream, pieces: Iterator[Series], times: "_Times") -> Iterator[bytes]:
     """One series. Its values come after all its times, so they wait: in memory, or in a file where they are many."""
     with SpooledTemporaryFile(max_size=_VALUES_IN_MEMORY) as values:
         coverage: list[Floats] = []
@@ -78,7 +78,10 @@ def _series_json(pieces: Iterator[Series], times: "_Times") -> Iterator[bytes]:
         for piece in pieces:
             if request is None:
                 request = piece.request
-                yield orjson.dumps(_series_heading(request))[:-1] + b',"timestamps":['
+                heading = _series_heading(request)
+                if (raw_from := stream.raw_from.get(request.metric.id)) is not None:
+                    heading["raw_from"] = times.one(raw_from)
+                yield orjson.dumps(heading)[:-1] + b',"timestamps":['
             for begin in range(0, len(piece.timestamps), _ROWS_AT_ONCE):
                 text = times.text(piece.timestamps[begin : begin + _ROWS_AT_ONCE])
                 yield text if empty else b"," + text

@@ -52,6 +52,10 @@ class Cells:
     def nbytes(self) -> int:
         return 8 * len(self) * len(fields(self))
 
+    def at(self, chosen: np.ndarray) -> "Cells":
+        """Those at positions, or where a flag is set."""
+        return Cells(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
     def between(self, begin: int, end: int) -> "Cells":
         """Those whose readings lie in `[begin, end)`, as copies that keep nothing else in memory."""
         low, high = np.searchsorted(self.first_ts, (begin, end))
@@ -164,6 +168,63 @@ def _rises(values: Floats) -> Floats:
     is_reset = (before > 0) & (value < before / 2) & ~comes_back
     rises[1:] = np.where(is_reset, value, value - before)
     return rises
+
+
+# ── cells to longer cells ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def merged(cells: Cells, edges: Milliseconds, *, behaviour: Behaviour, max_gap_ms: int | None) -> Cells:
+    """One metric's cells put together to one between each two of the `edges`, none of which cuts a cell.
+
+    It is the cell of all their readings, but for the rounding of sums.
+    """
+    if not len(cells):
+        return cells
+    places = np.searchsorted(edges, cells.first_ts, side="right")
+    begins = np.flatnonzero(np.diff(places, prepend=-1))
+    last = np.append(begins[1:], len(cells)) - 1
+    gaps = np.zeros(len(cells), np.int64)
+    gaps[:-1] = cells.first_ts[1:] - cells.last_ts[:-1]
+    if max_gap_ms is not None:
+        np.minimum(gaps, max_gap_ms, out=gaps)
+    gaps[last] = 0  # what follows is the next one's
+    held = cells.last * gaps
+    if behaviour == "gauge":
+        positive, negative = cells.positive + np.maximum(held, 0.0), cells.negative + np.maximum(-held, 0.0)
+        rises = cells.rises
+    else:
+        positive, negative = cells.positive, cells.negative
+        at_ends, of_cell, is_outer = _rises_at_ends(cells, begins, last)
+        rises = cells.rises + np.bincount(of_cell, np.where(is_outer, 0.0, at_ends), len(cells))
+    following, before = np.minimum(begins + 1, last), np.maximum(last - 1, begins)
+    return Cells(
+        first_ts=cells.first_ts[begins],
+        last_ts=cells.last_ts[last],
+        first=cells.first[begins],
+        second=np.where(cells.count[begins] > 1, cells.second[begins], cells.first[following]),
+        last_but_one=np.where(cells.count[last] > 1, cells.last_but_one[last], cells.last[before]),
+        last=cells.last[last],
+        minimum=np.minimum.reduceat(cells.minimum, begins),
+        maximum=np.maximum.reduceat(cells.maximum, begins),
+        total=np.add.reduceat(cells.total, begins),
+        count=np.add.reduceat(cells.count, begins),
+        held_ms=np.add.reduceat(cells.held_ms + gaps, begins),
+        integral=np.add.reduceat(cells.integral + held, begins),
+        positive=np.add.reduceat(positive, begins),
+        negative=np.add.reduceat(negative, begins),
+        rises=np.add.reduceat(rises, begins),
+    )
+
+
+def _rises_at_ends(cells: Cells, begins: np.ndarray, last: np.ndarray) -> tuple[Floats, np.ndarray, np.ndarray]:
+    """The rises to the cells' first and last readings; the cell of each; and whether it is the first or the last
+    reading of a longer cell, of those that begin and end with these cells, or stands for none."""
+    ends = _Ends.of(cells)
+    rises = _rises(ends.values)
+    is_outer = ~ends.is_end
+    is_outer[ends.first[begins]] = is_outer[ends.last[last]] = True
+    return rises, ends.cell, is_outer
 
 
 # ── cells to buckets ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,22 +350,38 @@ def _of_readings(cells: Cells, bucket: np.ndarray, size: int, aggregate: Aggrega
     return results
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ends:
+    """What decides about the rises to cells' first and last readings: both, their neighbours inside of the cell, and
+    those of the next cells. `is_end` says which are a first or a last, `first` and `last` where each cell's are."""
+
+    values: Floats
+    cell: np.ndarray
+    is_end: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Cells) -> "_Ends":
+        four = np.stack((cells.first, cells.second, cells.last_but_one, cells.last), axis=1)
+        is_there = np.ones(four.shape, bool)
+        is_there[:, 1], is_there[:, 2], is_there[:, 3] = cells.count > 2, cells.count > 3, cells.count > 1
+        is_end = np.zeros(four.shape, bool)
+        is_end[:, 0] = is_end[:, 3] = True
+        cell = np.broadcast_to(np.arange(len(cells))[:, np.newaxis], four.shape)[is_there]
+        last = np.cumsum(is_there.sum(axis=1)) - 1
+        return cls(four[is_there], cell, is_end[is_there], np.append(0, last[:-1] + 1), last)
+
+
 def _delta(cells: Cells, bucket: np.ndarray, size: int, *, before: Reading | None, after: Reading | None) -> Floats:
     """The rises that end in a bucket: those inside of cells are known, those to a first and a last reading are made."""
     if not len(cells):
         return np.full(size, np.nan)
-    # What decides about a cell's first and last reading: both, their neighbours inside, and those of the next cells.
-    four = np.stack((cells.first, cells.second, cells.last_but_one, cells.last), axis=1)
-    is_there = np.ones(four.shape, bool)
-    is_there[:, 1], is_there[:, 2], is_there[:, 3] = cells.count > 2, cells.count > 3, cells.count > 1
-    ends_cell = np.zeros(four.shape, bool)
-    ends_cell[:, 0] = ends_cell[:, 3] = True
-    cell = np.broadcast_to(np.arange(len(cells))[:, np.newaxis], four.shape)[is_there]
-    known = four[is_there]
+    ends = _Ends.of(cells)
     lead = 0 if before is None else 1
-    around = ([] if before is None else [before[1]], known, [] if after is None else [after[1]])
-    rises = _rises(np.concatenate(around))[lead : lead + len(known)]
-    counts = ends_cell[is_there] & ~np.isnan(rises)
+    around = ([] if before is None else [before[1]], ends.values, [] if after is None else [after[1]])
+    rises = _rises(np.concatenate(around))[lead : lead + len(ends.values)]
+    cell, counts = ends.cell, ends.is_end & ~np.isnan(rises)
     amount = np.bincount(bucket, cells.rises, size) + np.bincount(bucket[cell[counts]], rises[counts], size)
     number = np.bincount(bucket, np.maximum(cells.count - 2, 0), size) + np.bincount(bucket[cell[counts]], None, size)
     return np.where(number > 0, amount, np.nan)

@@ -7,6 +7,26 @@ half-way, do no harm. `{sync}` is 1 when readings are to be written through to t
 Step = tuple[int, str, tuple[str, ...]]
 """Its number, what it brings, its statements."""
 
+_OF_A_CELL = """
+    first_ts DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+    last_ts DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+    first Float64 CODEC(ZSTD(1)),
+    second Float64 CODEC(ZSTD(1)),
+    last_but_one Float64 CODEC(ZSTD(1)),
+    last Float64 CODEC(ZSTD(1)),
+    minimum Float64 CODEC(ZSTD(1)),
+    maximum Float64 CODEC(ZSTD(1)),
+    total Float64 CODEC(ZSTD(1)),
+    count Int64 CODEC(ZSTD(1)),
+    held_ms Int64 CODEC(ZSTD(1)),
+    integral_off Int64 CODEC(ZSTD(1)),
+    positive Float64 CODEC(ZSTD(1)),
+    negative Float64 CODEC(ZSTD(1)),
+    rises_off Int64 CODEC(ZSTD(1)),
+    received_until DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+    made_at DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1))
+"""
+
 MIGRATIONS: tuple[Step, ...] = (
     (
         1,
@@ -36,6 +56,36 @@ MIGRATIONS: tuple[Step, ...] = (
             ENGINE = AggregatingMergeTree
             ORDER BY metric_id
             SETTINGS fsync_after_insert = {sync}, fsync_part_directory = {sync}
+            """,
+        ),
+    ),
+    (
+        2,
+        "readings of old, folded into quarters of an hour and days",
+        (
+            # What `packed` makes of `Cells`. The last made of a quarter counts; one of no readings takes it back.
+            f"""
+            CREATE TABLE IF NOT EXISTS quarters (
+                metric_id UInt32,
+                begins DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+                {_OF_A_CELL}
+            )
+            ENGINE = ReplacingMergeTree(made_at)
+            ORDER BY (metric_id, begins)
+            SETTINGS fsync_after_insert = {{sync}}, fsync_part_directory = {{sync}}
+            """,
+            # The same of whole days of the site's time zone; `max_gap_ms` (-1 for none) is what they were made with.
+            f"""
+            CREATE TABLE IF NOT EXISTS days (
+                metric_id UInt32,
+                begins DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+                ends DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+                max_gap_ms Int64 CODEC(ZSTD(1)),
+                {_OF_A_CELL}
+            )
+            ENGINE = ReplacingMergeTree(made_at)
+            ORDER BY (metric_id, begins)
+            SETTINGS fsync_after_insert = {{sync}}, fsync_part_directory = {{sync}}
             """,
         ),
     ),

@@ -1,7 +1,7 @@
 """Readings, what can be asked of them, and what is answered."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple, Protocol, get_args
@@ -175,6 +175,10 @@ class Stored:
 
     readings: int
     received_until: int
+    cuts_at_start: bool = False
+    """Whether the window begins inside of a folded quarter of an hour,"""
+    cuts_at_end: bool = False
+    """and whether it ends inside of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,8 @@ class HistoryStream:
     pieces: Iterator[Series]
     next: str | None = None
     unavailable: tuple[int, ...] = ()
+    raw_from: Mapping[int, int] = field(default_factory=dict)
+    """Of raw readings: since when (ms) all are there, by metric; of those of before, only some are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,6 +253,8 @@ class History:
     series: list[Series] = field(default_factory=list)
     next: str | None = None
     unavailable: tuple[int, ...] = ()
+    raw_from: Mapping[int, int] = field(default_factory=dict)
+    """As of a `HistoryStream`."""
 
     def stream(self) -> HistoryStream:
         return HistoryStream(
@@ -257,6 +265,7 @@ class History:
             iter(self.series),
             self.next,
             self.unavailable,
+            self.raw_from,
         )
 
 
@@ -309,6 +318,13 @@ class SeriesOut(msgspec.Struct, frozen=True, omit_defaults=True):
         list[float] | msgspec.UnsetType,
         msgspec.Meta(description="Share of the bucket that data vouches for, 0 to 1; not on raw."),
     ] = msgspec.UNSET
+    raw_from: Annotated[
+        datetime | None,
+        msgspec.Meta(
+            description="Of raw readings, where some of the window are folded: since when all are there. Of before, "
+            "the first and the last of each quarter of an hour are."
+        ),
+    ] = None
 
 
 class HistoryOut(msgspec.Struct, frozen=True):

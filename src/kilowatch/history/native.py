@@ -1,11 +1,16 @@
 """The engine's Native format: blocks of columns as they lie in memory, for the types that readings have."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kilowatch.history.model import Floats, MetricIds, Milliseconds, Rows
+
+_TIME = "DateTime64(3, 'UTC')"
+_TIMES = frozenset(("ts", "received_at", "begins", "ends", "first_ts", "last_ts", "received_until", "made_at"))
+_KINDS = {"u": "UInt32", "i": "Int64", "f": "Float64"}
+_DTYPES = {_TIME: "<i8", "UInt32": "<u4", "Int64": "<i8", "Float64": "<f8"}
 
 
 def encode(rows: Rows) -> bytes:
@@ -15,13 +20,14 @@ def encode(rows: Rows) -> bytes:
 
 def encode_columns(metric_ids: MetricIds, timestamps: Milliseconds, values: Floats, received_at: Milliseconds) -> bytes:
     """Columns of one length as one block for the table `readings`."""
+    return block({"metric_id": metric_ids, "ts": timestamps, "value": values, "received_at": received_at})
+
+
+def block(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Columns of one length by their names: numbers as they are, whole ones of 64 bits as times where they are some."""
+    kinds = {name: _TIME if name in _TIMES else _KINDS[data.dtype.kind] for name, data in columns.items()}
     return encode_block(
-        (
-            ("metric_id", "UInt32", metric_ids.astype("<u4", copy=False)),
-            ("ts", "DateTime64(3, 'UTC')", timestamps.astype("<i8", copy=False)),
-            ("value", "Float64", values.astype("<f8", copy=False)),
-            ("received_at", "DateTime64(3, 'UTC')", received_at.astype("<i8", copy=False)),
-        )
+        (name, kinds[name], data.astype(_DTYPES[kinds[name]], copy=False)) for name, data in columns.items()
     )
 
 

@@ -19,7 +19,7 @@ from kilowatch.history.service import (
 )
 from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.openapi import Operation, operation
-from kilowatch.kit.timespan import RESOLUTIONS, Window
+from kilowatch.kit.timespan import RESOLUTIONS, Window, from_ms
 from kilowatch.kit.units import MAX_UNIT_LENGTH
 from kilowatch.kit.web import HistoryLane, Lane, RecordId, WindowEnd, WindowStart, answer, answer_in_parts
 
@@ -55,7 +55,8 @@ async def history_question(
             max_length=10,
             description="`raw`, `auto` (the finest that gives at most `points` buckets), or one of "
             + ", ".join(f"`{resolution.name}`" for resolution in RESOLUTIONS)
-            + ". Buckets of an hour and more are those of the time zone.",
+            + ". Buckets of an hour and more are those of the time zone. Where readings are folded, of whole quarters "
+            "of an hour only.",
         ),
     ] = "auto",
     points: Annotated[int, Query(ge=1, le=MAX_BUCKETS, description="For `auto`.")] = DEFAULT_POINTS,
@@ -157,6 +158,8 @@ async def answer_history(request: Request, lane: Lane, read: Callable[[Stop], Hi
         if stream.next is not None:
             following = request.url.include_query_params(cursor=stream.next)
             headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        if stream.raw_from:
+            headers["Kilowatch-Raw-From"] = f"{from_ms(max(stream.raw_from.values())):%Y-%m-%dT%H:%M:%SZ}"
         yield from formats.write(stream, media)
 
     return await answer_in_parts(request, lane, parts, headers=headers, media=media, whole_below=formats.PART_BYTES)
@@ -215,7 +218,10 @@ def history_operation() -> Operation:
             formats.PARQUET: {"schema": {"type": "string", "format": "binary"}},
             formats.ARROW: {"schema": {"type": "string", "format": "binary"}},
         },
-        headers={"Link": "Where the next page of raw readings is."},
+        headers={
+            "Link": "Where the next page of raw readings is.",
+            "Kilowatch-Raw-From": "Since when all raw readings of all series are there, where some are folded.",
+        },
     )
 
 

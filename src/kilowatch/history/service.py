@@ -1,8 +1,8 @@
 """Decides what a question about history means (units, zone, resolution, aggregate), and how much may be asked."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from kilowatch.errors import Fault, Invalid, invalid, said
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
-from kilowatch.history.chunks import CHUNK, read_after
+from kilowatch.history.chunks import CHUNK, Source, read_after
 from kilowatch.history.freshness import Freshness
 from kilowatch.history.intervals import Cells
 from kilowatch.history.model import (
@@ -31,7 +31,7 @@ from kilowatch.history.model import (
     Stop,
 )
 from kilowatch.history.store import HistoryStore
-from kilowatch.history.windows import HotCells, HotReadings, Measured
+from kilowatch.history.windows import AllReadings, HotCells, HotReadings, Measured
 from kilowatch.kit import timespan, units
 from kilowatch.kit.memory import leave
 from kilowatch.kit.paging import decode_cursor, encode_cursor
@@ -46,6 +46,9 @@ MAX_VALUES = 5_000_000
 DEFAULT_POINTS = 500
 DEFAULT_RAW_LIMIT = 100_000
 MAX_RAW_LIMIT = 1_000_000
+
+LEAST_RAW_DAYS = 7
+"""A site keeps raw readings for so long at least."""
 
 _CELLS_AT_ONCE = 1_000_000
 """120 bytes each, and as much twice while they are put together: twenty metrics of a year are not divided."""
@@ -90,8 +93,6 @@ class Histories:
         self._clock = clock
         self._simulation = simulation
         self._freshness = Freshness(store)
-        self._hot = HotReadings(store, store.spans)
-        self._cells = HotCells(store, self._hot, store.spans)
 
     def now(self) -> datetime:
         """The time that it is for all answers."""
@@ -217,23 +218,31 @@ class Histories:
         if query.resolution == "raw":
             limit = _NO_LIMIT if query.limit is None else query.limit
             return self._page(metrics, query, zone.key, limit=limit, stop=stop)
+        is_open = query.resolution == "auto"
+        query = replace(query, window=self.answerable(metrics, query.window, may_widen=is_open))
+        is_old = _folded_until(metrics) > query.window.start_ms
         most = min(MAX_BUCKETS, MAX_VALUES // max(len(metrics) * len(aggregates), 1))
         if query.resolution == "auto":
-            resolution = timespan.finest_resolution(query.window, zone, points=min(query.points, most))
+            points = min(query.points, most)
+            resolution = timespan.finest_resolution(query.window, zone, points=points, of_quarters=is_old)
         else:
             resolution = timespan.resolution_named(query.resolution)
         timespan.check_bucket_count(resolution, query.window, zone, most=most)
         requests = [[_aggregated(metric, query, aggregate) for aggregate in aggregates] for metric in metrics]
         self._simulation.prepare(metrics, query.window, stop=stop)
         edges = np.array(resolution.buckets(query.window, zone), np.int64)
+        if is_old:
+            self._refuse_cut_quarters(metrics, query.window, edges, resolution.name)
         now_ms = to_ms(self._clock())
+        hot = HotReadings(self._source(metrics, query.window), self._store.spans)
+        hot_cells = HotCells(self._store, hot, self._store.folded, self._store.spans)
         near = _Near.of(self._store, metrics, query.window)
         series: list[Series] = []
         at_once = self._metrics_at_once(metrics, query.window, edges)
         for begin in range(0, len(requests), at_once):
             some = requests[begin : begin + at_once]
             measured = [Measured.of(of_metric[0].metric) for of_metric in some]
-            cells = self._cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
+            cells = hot_cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
             series += [
                 _series(request, cells[request.metric.id], near, edges, now_ms=now_ms)
                 for of_metric in some
@@ -247,7 +256,7 @@ class Histories:
         at_once = max(1, _CELLS_AT_ONCE // cells_each)
         if at_once >= len(metrics):
             return at_once
-        readings = self._store.count_at_most([metric.id for metric in metrics], window)
+        readings = self._source(metrics, window).count_at_most([metric.id for metric in metrics], window)
         return len(metrics) if readings <= _CELLS_AT_ONCE else at_once
 
     def stream(
@@ -276,14 +285,71 @@ class Histories:
         zone = timespan.zone(query.timezone or _common_zone(metrics), place="query")
         requests = _raw_requests(metrics, query)
         self._simulation.prepare(metrics, query.window, stop=stop)
-        return HistoryStream(query.window, None, zone.key, requests, self._pieces(requests, query, check))
+        # While it is read, for however long, what was raw when it began may be folded.
+        is_old = query.window.start < self._clock() - timedelta(days=LEAST_RAW_DAYS)
+        source = AllReadings(self._store, self._store.folded) if is_old else self._store
+        pieces = self._pieces(source, requests, query, check)
+        raw_from = self._raw_from(metrics, query.window)
+        return HistoryStream(query.window, None, zone.key, requests, pieces, raw_from=raw_from)
+
+    # ── folded readings ──
+
+    def answerable(self, metrics: Sequence[PlacedMetric], window: Window, *, may_widen: bool = False) -> Window:
+        """The window, with a start or an end that lies inside of a folded quarter of an hour moved to where it begins.
+
+        What a part of a quarter held is not known any more. As both are moved the same way, windows that follow each
+        other still do.
+        """
+        edges = np.array([window.start_ms, window.end_ms])
+        if not (edges % intervals.QUARTER_MS).any() or window.start_ms >= _folded_until(metrics):
+            return window
+        ids = np.array([metric.id for metric in metrics], np.uint32)
+        times = np.repeat(edges, len(ids))
+        are_folded = self._store.folded.are_folded(np.tile(ids, 2), times).reshape(2, -1).any(axis=1)
+        start, end = np.where(are_folded, edges // intervals.QUARTER_MS * intervals.QUARTER_MS, edges).tolist()
+        if start == end and not may_widen:
+            told = said("Readings are folded here into quarters of an hour; ask for a whole one at least.")
+            raise invalid("end", told, place="query")
+        return Window(from_ms(start), from_ms(max(end, start + intervals.QUARTER_MS) if start == end else end))
+
+    def _refuse_cut_quarters(
+        self, metrics: Sequence[PlacedMetric], window: Window, edges: Milliseconds, resolution: str
+    ) -> None:
+        inner = edges[1:-1]
+        cutting = inner[inner % intervals.QUARTER_MS > 0]
+        if not len(cutting):
+            return
+        folded_until = max(self._raw_from(metrics, window).values(), default=0)
+        if cutting[0] < folded_until:
+            raise invalid(
+                "resolution",
+                said(
+                    "Readings from before %(time)s are kept as quarters of an hour, which `%(asked)s` would cut; "
+                    "choose `15m` or a multiple of it, or a later start.",
+                    time=from_ms(folded_until).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    asked=resolution,
+                ),
+                place="query",
+            )
+
+    def _raw_from(self, metrics: Sequence[PlacedMetric], window: Window) -> dict[int, int]:
+        """Since when (ms) all readings of the window are there, for each metric of which some are not."""
+        ids = [metric.id for metric in metrics if metric.folded_until_ms > window.start_ms]
+        return self._store.folded.until(ids, window) if ids else {}
+
+    def _source(self, metrics: Sequence[PlacedMetric], window: Window) -> Source:
+        """All readings of the window that there are, raw or kept."""
+        if _folded_until(metrics) > window.start_ms:
+            return AllReadings(self._store, self._store.folded)
+        return self._store
 
     def _page(self, metrics: Sequence[PlacedMetric], query: Query, timezone: str, *, limit: int, stop: Stop) -> History:
         """A page of raw readings. It is in memory as numbers, 16 bytes a reading."""
         requests = _raw_requests(metrics, query)
         self._simulation.prepare(metrics, query.window, stop=stop)
         ids = sorted(request.metric.id for request in requests)
-        chunks = read_after(self._hot, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
+        hot = HotReadings(self._source(metrics, query.window), self._store.spans)
+        chunks = read_after(hot, ids, query.window, after=_after(query), chunk=min(CHUNK, limit + 1))
         found: dict[int, list[Points]] = {metric_id: [] for metric_id in ids}
         room, last, following = limit, (0, 0), None
         for points in chain.from_iterable(chunks):
@@ -295,15 +361,18 @@ class Histories:
                 following = encode_cursor(*last)
                 break
         series = [_raw_series(request, found[request.metric.id]) for request in requests]
-        return History(query.window, None, timezone, series, following)
+        raw_from = self._raw_from(metrics, query.window)
+        return History(query.window, None, timezone, series, following, raw_from=raw_from)
 
-    def _pieces(self, requests: Sequence[SeriesRequest], query: Query, check: Callable[[], object]) -> Iterator[Series]:
+    def _pieces(
+        self, source: Source, requests: Sequence[SeriesRequest], query: Query, check: Callable[[], object]
+    ) -> Iterator[Series]:
         """Raw readings as they are read. `check` is asked after each chunk: it raises if no more may be read."""
         places = {request.metric.id: place for place, request in enumerate(requests)}
         begun = -1
         # A metric alone is read in as few statements as may be; of many, smaller chunks keep the engine's memory down.
         size = CHUNK if len(places) == 1 else CHUNK // 3
-        for chunk in read_after(self._store, list(places), query.window, after=_after(query), chunk=size):
+        for chunk in read_after(source, list(places), query.window, after=_after(query), chunk=size):
             for points in chunk:
                 place = places[points.metric_id]
                 yield from (_raw_series(request, []) for request in requests[begun + 1 : place])
@@ -325,9 +394,18 @@ class _Near:
         """Look them up. What is before a window matters while a gauge's value is believed, and always for a counter."""
         reach = {metric.id: metric.max_gap_ms if metric.behaviour == "gauge" else None for metric in metrics}
         counters = [metric.id for metric in metrics if metric.behaviour == "counter"]
-        found = store.last_before(reach, window.start_ms), store.first_from(counters, window.end_ms)
+        border = _folded_until(metrics)
+        found = (
+            store.last_before(reach, window.start_ms, folded_until=border),
+            store.first_from(counters, window.end_ms, folded_until=border),
+        )
         before, after = ({metric_id: (ts, value) for metric_id, ts, value in rows.tolist()} for rows in found)
         return cls(before, after)
+
+
+def _folded_until(metrics: Sequence[PlacedMetric]) -> int:
+    """Before which time, in ms, readings of some of them may be folded."""
+    return max((metric.folded_until_ms for metric in metrics), default=0)
 
 
 def _series(request: SeriesRequest, cells: Cells, near: _Near, edges: Milliseconds, *, now_ms: int) -> Series:

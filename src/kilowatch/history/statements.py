@@ -6,6 +6,8 @@ given here. NaN stands for "nothing", which no reading can be.
 
 import numpy as np
 
+from kilowatch.history.packing import COLUMNS
+
 # Safe, since a reading's time decides its partition: equal (metric, time) never lie in two of them.
 _FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
@@ -14,8 +16,18 @@ def _as_stored_and_final(statement: str) -> tuple[str, str]:
     return statement.replace(" FINAL", ""), statement + _FINAL
 
 
+_WHOLE = ("first_ts", "last_ts", "count", "held_ms", "integral_off", "rises_off")
+
 _IN_WINDOW = """metric_id IN {ids:Array(UInt32)}
     AND ts >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND ts < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"""
+
+# Quarters that begin in the window, or that it begins in; the rows that say that a quarter was taken back are left out.
+_FOLDED_IN_WINDOW = """metric_id IN {ids:Array(UInt32)} AND count > 0
+    AND begins >= toStartOfFifteenMinutes(fromUnixTimestamp64Milli({start:Int64}, 'UTC'))
+    AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"""
+
+# A reading lies in the quarter of an hour that this names.
+_QUARTER = "toDateTime64(toStartOfFifteenMinutes(ts), 3, 'UTC')"
 
 NEWEST = "SELECT metric_id, max(newest) FROM latest GROUP BY metric_id"
 NEWEST_OF = """
@@ -92,8 +104,11 @@ SELECT
     toInt64(arrayReduce('medianExact', arrayMap((a, b) -> b - a, arrayPopBack(times), arrayPopFront(times))))
 FROM (
     SELECT metric_id, arraySort(groupUniqArray(toUnixTimestamp64Milli(ts))) AS times
-    FROM readings
-    WHERE {_IN_WINDOW}
+    FROM (
+        SELECT metric_id, ts FROM readings WHERE {_IN_WINDOW}
+        UNION ALL
+        SELECT metric_id, arrayJoin([first_ts, last_ts]) AS ts FROM quarters FINAL WHERE {_FOLDED_IN_WINDOW}
+    )
     GROUP BY metric_id
 )
 WHERE length(times) > 2
@@ -114,6 +129,21 @@ WHERE {_IN_WINDOW}
 GROUP BY metric_id
 """
 
+# The same of what was folded. Both tables are looked at only where readings of the metrics may have been.
+LAST_FOLDED_BEFORE = f"""
+SELECT metric_id, toUnixTimestamp64Milli(max(last_ts)), argMax(last, last_ts)
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+GROUP BY metric_id
+"""
+
+FIRST_FOLDED_FROM = f"""
+SELECT metric_id, toUnixTimestamp64Milli(min(first_ts)), argMin(first, first_ts)
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+GROUP BY metric_id
+"""
+
 COUNT = f"SELECT count() FROM readings FINAL WHERE metric_id IN {{ids:Array(UInt32)}} {_FINAL}"
 
 # Unlike a lightweight delete, this leaves no copy of the rows on the disk.
@@ -127,6 +157,11 @@ STORED_IN_WINDOW = f"""
 SELECT count(), toUnixTimestamp64Milli(max(received_at))
 FROM readings FINAL
 WHERE {_IN_WINDOW}
+    AND (metric_id, {_QUARTER}) NOT IN (
+        SELECT metric_id, begins
+        FROM quarters FINAL
+        WHERE {_FOLDED_IN_WINDOW}
+    )
 {_FINAL}
 """
 
@@ -143,6 +178,23 @@ ORDER BY metric_id, ts
 
 _RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
 
+# What is the newest of a metric may be kept of a quarter alone.
+_NEWEST_STORED = """
+SELECT metric_id, max(newest) AS newest
+FROM (
+    SELECT metric_id, max((ts, received_at, value)) AS newest
+    FROM readings
+    WHERE metric_id IN {ids:Array(UInt32)}
+    GROUP BY metric_id
+    UNION ALL
+    SELECT metric_id, max((last_ts, received_until, last)) AS newest
+    FROM quarters FINAL
+    WHERE metric_id IN {ids:Array(UInt32)} AND count > 0
+    GROUP BY metric_id
+)
+GROUP BY metric_id
+"""
+
 # A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what
 # is the newest then is put in anew. What arrives meanwhile was received later: its rows stay in both tables.
 ERASE_WINDOW = (
@@ -155,19 +207,202 @@ ERASE_WINDOW = (
         AND newest.2 <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
     SETTINGS mutations_sync = 2
     """,
+    f"INSERT INTO latest {_NEWEST_STORED}",
+)
+NEWEST_STORED = _NEWEST_STORED
+
+# ── folded readings ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+QUARTER_COLUMNS = ("metric_id", "begins", *COLUMNS, "received_until", "made_at")
+DAY_COLUMNS = ("metric_id", "begins", "ends", "max_gap_ms", *COLUMNS, "received_until", "made_at")
+
+QUARTERS = (
+    f"SELECT metric_id, {', '.join(COLUMNS)} FROM quarters FINAL WHERE {_FOLDED_IN_WINDOW} ORDER BY metric_id, begins"
+)
+DAY_DTYPES = tuple(map(np.dtype, ("<u4", "<i8", "<i8", "<i8")))
+CELL_DTYPES = tuple(np.dtype("<i8") if name in _WHOLE else np.dtype("<f8") for name in COLUMNS)
+
+# Days that lie in the window. Those that were taken back have no readings.
+DAYS = f"""
+SELECT metric_id, toUnixTimestamp64Milli(begins), toUnixTimestamp64Milli(ends), max_gap_ms, {", ".join(COLUMNS)}
+FROM days FINAL
+WHERE metric_id IN {{ids:Array(UInt32)}} AND count > 0
+    AND begins >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC')
+    AND ends <= fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
+ORDER BY metric_id, begins
+"""
+
+# Where there are readings as such.
+RAW_QUARTERS = f"""
+SELECT metric_id, toUnixTimestamp64Milli({_QUARTER}) AS begins
+FROM readings
+WHERE {_IN_WINDOW}
+GROUP BY metric_id, begins
+ORDER BY metric_id, begins
+LIMIT {{limit:UInt64}}
+"""
+# The readings that are kept of them: the first and the last of each.
+KEPT = f"""
+SELECT metric_id, toUnixTimestamp64Milli(first_ts), first, toUnixTimestamp64Milli(last_ts), last
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+ORDER BY metric_id, begins
+LIMIT {{limit:UInt64}}
+"""
+KEPT_DTYPE = np.dtype(
+    [("metric_id", "<u4"), ("first_ts", "<i8"), ("first", "<f8"), ("last_ts", "<i8"), ("last", "<f8")]
+)
+
+BEGINS = f"""
+SELECT metric_id, toUnixTimestamp64Milli(begins)
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+ORDER BY metric_id, begins
+"""
+BEGINS_DTYPE = np.dtype([("metric_id", "<u4"), ("begins", "<i8")])
+
+BEGINS_AT = """
+SELECT metric_id, toUnixTimestamp64Milli(begins)
+FROM quarters FINAL
+WHERE (metric_id, begins) IN (
+    SELECT pair.1, fromUnixTimestamp64Milli(pair.2, 'UTC')
+    FROM (SELECT arrayJoin(arrayZip({ids:Array(UInt32)}, {times:Array(Int64)})) AS pair)
+) AND count > 0
+ORDER BY metric_id, begins
+"""
+
+FOLDED_UNTIL = f"""
+SELECT metric_id, toUnixTimestamp64Milli(max(begins)) + 900000
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+GROUP BY metric_id
+ORDER BY metric_id
+"""
+
+EXTENT = """
+SELECT toUnixTimestamp64Milli(min(begins)), if(count() > 0, toUnixTimestamp64Milli(max(begins)) + 900000, 0)
+FROM quarters
+WHERE metric_id = {id:UInt32}
+"""
+EXTENT_DTYPE = np.dtype([("first", "<i8"), ("end", "<i8")])
+
+COUNT_FOLDED = f"SELECT count() FROM quarters WHERE {_FOLDED_IN_WINDOW}"
+ESTIMATE_FOLDED = f"EXPLAIN ESTIMATE SELECT first, last FROM quarters WHERE {_FOLDED_IN_WINDOW}"
+
+# All readings that these metrics' quarters stand for, and the end of the last of them.
+FOLDED = """
+SELECT toUInt64(sum(count)), toUnixTimestamp64Milli(max(begins)) + 900000
+FROM quarters FINAL
+WHERE metric_id IN {ids:Array(UInt32)} AND count > 0
+"""
+FOLDED_DTYPE = np.dtype([("readings", "<u8"), ("until", "<i8")])
+
+# Readings that are in their table though their quarters are folded: they are still to be deleted.
+COUNT_HIDDEN = f"""
+SELECT count()
+FROM readings FINAL
+WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+    AND (metric_id, {_QUARTER}) IN (
+        SELECT metric_id, begins
+        FROM quarters FINAL
+        WHERE count > 0 AND (metric_id, begins) IN (
+            SELECT DISTINCT metric_id, {_QUARTER}
+            FROM readings
+            WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+        )
+    )
+{_FINAL}
+"""
+
+FOLDED_IN_WINDOW = f"""
+SELECT toUInt64(sum(count)), toUnixTimestamp64Milli(max(received_until))
+FROM quarters FINAL
+WHERE {_FOLDED_IN_WINDOW}
+"""
+
+ERASE_FOLDED_WINDOW = (
     """
-    INSERT INTO latest
-    SELECT metric_id, max((ts, received_at, value)) AS newest
-    FROM readings
+    ALTER TABLE days DELETE
     WHERE metric_id IN {ids:Array(UInt32)}
-    GROUP BY metric_id
+        AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+        AND ends > fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+    SETTINGS mutations_sync = 2
+    """,
+    """
+    ALTER TABLE quarters DELETE
+    WHERE metric_id IN {ids:Array(UInt32)}
+        AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+        AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+        AND received_until <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
+    SETTINGS mutations_sync = 2
     """,
 )
-NEWEST_STORED = """
-SELECT metric_id, max((ts, received_at, value))
+ERASE_FOLDED = (
+    "ALTER TABLE days DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
+    "ALTER TABLE quarters DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
+)
+
+# ── folding ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# What there is of readings before a border, by metric: whether it is the same as when it was looked at last.
+OLD = """
+SELECT metric_id, count(), toUnixTimestamp64Milli(max(received_at))
 FROM readings
-WHERE metric_id IN {ids:Array(UInt32)}
+WHERE metric_id IN {ids:Array(UInt32)} AND ts < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
 GROUP BY metric_id
+ORDER BY metric_id
+SETTINGS max_threads = 1
+"""
+OLD_DTYPE = np.dtype([("metric_id", "<u4"), ("readings", "<u8"), ("received_until", "<i8")])
+
+# The same by quarter of an hour, and what is folded of each already.
+OLD_QUARTERS = f"""
+SELECT
+    toUnixTimestamp64Milli({_QUARTER}) AS quarter, count(), toUnixTimestamp64Milli(max(received_at))
+FROM readings
+WHERE metric_id = {{id:UInt32}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+GROUP BY quarter
+ORDER BY quarter
+SETTINGS max_threads = 1
+"""
+OLD_QUARTER_DTYPE = np.dtype([("begins", "<i8"), ("readings", "<u8"), ("received_until", "<i8")])
+FOLDED_QUARTERS = """
+SELECT toUnixTimestamp64Milli(begins) AS quarter, toUInt64(count), toUnixTimestamp64Milli(received_until)
+FROM quarters FINAL
+WHERE metric_id = {id:UInt32} AND begins < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
+    AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND count > 0
+ORDER BY quarter
+"""
+
+OLD_MONTHS = f"""
+SELECT
+    toUInt32(toYYYYMM(ts)) AS month,
+    toUnixTimestamp64Milli(min({_QUARTER})), toUnixTimestamp64Milli(max({_QUARTER}))
+FROM readings
+WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+GROUP BY month
+ORDER BY month
+SETTINGS max_threads = 1
+"""
+OLD_MONTH_DTYPE = np.dtype([("month", "<u4"), ("first", "<i8"), ("last", "<i8")])
+
+# Only what surely has a quarter goes: what arrives meanwhile for another one stays.
+DELETE_FOLDED = f"""
+ALTER TABLE readings DELETE
+WHERE metric_id IN {{ids:Array(UInt32)}}
+    AND ts >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
+    AND (metric_id, {_QUARTER}) IN (
+        SELECT metric_id, begins
+        FROM quarters FINAL
+        WHERE {_FOLDED_IN_WINDOW} AND made_at <= fromUnixTimestamp64Milli({{made_until:Int64}}, 'UTC')
+    )
+SETTINGS mutations_sync = 2
+"""
+
+UNFINISHED = """
+SELECT count()
+FROM system.mutations
+WHERE database = currentDatabase() AND table = 'readings' AND NOT is_done
 """
 
 # ── what they are counted as ─────────────────────────────────────────────────────────────────────────────────────────
@@ -176,11 +411,13 @@ _KINDS = {
     "latest": (NEWEST, NEWEST_OF, NEWEST_SINCE, NEWEST_STORED),
     "arrivals": (ARRIVALS,),
     "readings": (*READINGS_OF_ONE, *READINGS_OF_SOME),
-    "edges": (LAST_BEFORE, FIRST_FROM),
+    "edges": (LAST_BEFORE, FIRST_FROM, LAST_FOLDED_BEFORE, FIRST_FOLDED_FROM),
+    "folded": (QUARTERS, DAYS, RAW_QUARTERS, KEPT, BEGINS, BEGINS_AT, FOLDED_UNTIL),
+    "folding": (OLD, OLD_QUARTERS, FOLDED_QUARTERS, OLD_MONTHS, UNFINISHED, DELETE_FOLDED),
     "intervals": (USUAL_INTERVALS,),
-    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW),
+    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW, COUNT_FOLDED, ESTIMATE_FOLDED),
     "compare": (READINGS_AT,),
-    "erase": (ERASE, ERASE_LATEST, *ERASE_WINDOW),
+    "erase": (ERASE, ERASE_LATEST, *ERASE_WINDOW, *ERASE_FOLDED, *ERASE_FOLDED_WINDOW),
 }
 _KIND_OF = {statement: kind for kind, statements in _KINDS.items() for statement in statements}
 

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from kilowatch.errors import Unavailable
+from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.arrivals import Arrivals
@@ -21,14 +22,27 @@ from kilowatch.history.changes import Changes
 from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine, in_chunks
-from kilowatch.history.model import Batch, Compared, Flags, Listener, MetricIds, Place, Points, Rows, Stored
+from kilowatch.history.folded import Days, Folded
+from kilowatch.history.intervals import QUARTER_MS, Cells, merged
+from kilowatch.history.model import (
+    Batch,
+    Compared,
+    Flags,
+    Listener,
+    MetricIds,
+    Milliseconds,
+    Place,
+    Points,
+    Rows,
+    Stored,
+)
 from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
 from kilowatch.history.spans import Spans
 from kilowatch.history.turns import OwnTurns, SharedTurns, Turn, Turns
 from kilowatch.kit.db import Database
-from kilowatch.kit.timespan import Window, to_ms
+from kilowatch.kit.timespan import Window, from_ms, to_ms
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -77,6 +91,7 @@ class HistoryStore:
         self._recent = Recent()
         self._changes = Changes()
         self._unsure: set[int] = set()
+        self.folded = Folded(self._engine)
         self._corrections = Corrections(self._engine, self, self._recent if self._alone else None)
         self._correcting = threading.Lock()
         # Held while readings, and what is the newest of them, are written or taken out.
@@ -177,6 +192,7 @@ class HistoryStore:
         self._newest.forget(metric_ids)
         for chunk in in_chunks(metric_ids):
             self._engine.command(statements.ERASE, {"ids": list(chunk)})
+        self.folded.erase(metric_ids)
         self.spans.removed(metric_ids)
         self._recent.clear()
         self._changes.unknown()
@@ -184,15 +200,75 @@ class HistoryStore:
             for chunk in in_chunks(metric_ids):
                 self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
 
+    # ── folding ──
+
+    def are_folded(self, metric_ids: MetricIds, timestamps: Milliseconds) -> Flags:
+        """Which of these times lie in a folded quarter of an hour of their metric."""
+        return self.folded.are_folded(metric_ids, timestamps)
+
+    def fold(self, parts: Sequence[tuple[PlacedMetric, Cells, Milliseconds]], *, made_at: int) -> None:
+        """Let cells of quarters of an hour take the place of readings, each with when the last of these was received.
+
+        Durable when it returns.
+        """
+        if not parts:
+            return
+        for metric, cells, _ in parts:  # first: a day never speaks for readings that are no part of it
+            self._take_days_back(metric, int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1, made_at=made_at)
+        try:
+            rows = [(metric.id, metric.behaviour, cells, received_until) for metric, cells, received_until in parts]
+            self.folded.put(rows, made_at=made_at)
+        finally:  # a part of it may be stored though the whole is not
+            for metric, cells, _ in parts:
+                self.spans.removed([metric.id], int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1)
+
+    def unfold(self, metric: PlacedMetric, begins: Milliseconds, *, made_at: int) -> None:
+        """Let the readings of these quarters take their own place again. None of them was deleted yet."""
+        self._take_days_back(metric, int(begins[0]), int(begins[-1]) + QUARTER_MS, made_at=made_at)
+        self.folded.take_back(metric.id, begins, made_at=made_at)
+        self.spans.removed([metric.id], int(begins[0]), int(begins[-1]) + QUARTER_MS)
+
+    def _take_days_back(self, metric: PlacedMetric, begin: int, end: int, *, made_at: int) -> None:
+        window = Window(from_ms(begin), from_ms(end))
+        self.folded.take_days_back(metric.id, metric.behaviour, window, made_at=made_at)
+
+    def fold_days(self, metric: PlacedMetric, edges: Milliseconds, *, made_at: int) -> None:
+        """Put the quarters of each day, of which none is to come, together to one cell; `edges` are where days begin.
+
+        Days that are stored already stay as they are.
+        """
+        behaviour, gap = metric.behaviour, -1 if metric.max_gap_ms is None else metric.max_gap_ms
+        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
+        stored = self.folded.days({metric.id: behaviour}, window).get(metric.id)
+        is_missing = np.ones(len(edges) - 1, bool)
+        if stored is not None:
+            same = stored.max_gap_ms == gap
+            is_missing = ~(np.isin(edges[:-1], stored.begins[same]) & np.isin(edges[1:], stored.ends[same]))
+        turns = np.flatnonzero(np.diff(is_missing, prepend=False, append=False))
+        for first, end in zip(turns[::2].tolist(), turns[1::2].tolist(), strict=True):
+            self._fold_days(metric, edges[first : end + 1], gap, made_at=made_at)
+
+    def _fold_days(self, metric: PlacedMetric, edges: Milliseconds, gap: int, *, made_at: int) -> None:
+        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
+        quarters = self.folded.cells({metric.id: metric.behaviour}, window).get(metric.id)
+        if quarters is not None:
+            cells = merged(quarters, edges, behaviour=metric.behaviour, max_gap_ms=metric.max_gap_ms)
+            place = np.searchsorted(edges, cells.first_ts, side="right") - 1
+            days = Days(edges[place], edges[place + 1], np.full(len(cells), gap), cells)
+            self.folded.put_days(metric.id, metric.behaviour, days, made_at=made_at)
+
     # ── corrections ──
 
     def stored_in_window(self, metric_id: int, window: Window) -> Stored:
-        """What the window has of a metric, for `erase_window`."""
+        """What the window has of a metric, for `erase_window`: which must cut none of its folded quarters."""
         parameters = {"ids": [metric_id], "start": window.start_ms, "end": window.end_ms}
         ((readings, received_until),) = self._engine.query(
             statements.STORED_IN_WINDOW, parameters, statements.STORED_DTYPE
         ).tolist()
-        return Stored(readings, received_until)
+        folded, folded_received_until = self.folded.in_window(metric_id, window)
+        edges = np.array([window.start_ms, window.end_ms])
+        cut = self.folded.are_folded(np.full(2, metric_id, np.uint32), edges) & (edges % QUARTER_MS > 0)
+        return Stored(readings + folded, max(received_until, folded_received_until), *cut.tolist())
 
     def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
         """Remove a metric's readings in the window from the disk, those received until then (ms). Done when it returns.
@@ -210,6 +286,7 @@ class HistoryStore:
         with self._correcting:
             of_readings, *of_latest = statements.ERASE_WINDOW
             self._engine.command(of_readings, parameters)
+            self.folded.erase_window(metric_id, window, received_until=received_until)
             self.spans.removed([metric_id], window.start_ms, window.end_ms)
             self._recent.clear()
             with self._storing:
@@ -252,8 +329,9 @@ class HistoryStore:
     # ── out ──
 
     def count(self, metric_ids: Sequence[int]) -> int:
-        """How many readings these metrics have, the replaced ones not counted."""
-        return self._count(statements.COUNT, metric_ids)
+        """How many readings these metrics have, the folded ones counted and the replaced ones not."""
+        folded, hidden = self.folded.count(metric_ids)
+        return self._count(statements.COUNT, metric_ids) + folded - hidden
 
     def _count(self, statement: str, metric_ids: Sequence[int], **parameters: Any) -> int:
         counts = (
@@ -328,10 +406,13 @@ class HistoryStore:
             found.update(rows.tolist())
         return found
 
-    def last_before(self, reach_ms: Mapping[int, int | None], instant: int) -> np.ndarray:
+    def last_before(self, reach_ms: Mapping[int, int | None], instant: int, *, folded_until: int = 0) -> np.ndarray:
         """The last reading of each metric before an instant, less than its reach (`None`: any time) before it.
 
         Looked for in the day before, then further back for those that had none, so that long histories cost nothing.
+
+        Args:
+            folded_until: none of them are folded that are later. The instant lies in no folded quarter.
 
         Returns:
             `POINT_DTYPE` rows by metric, one for each that has such a reading.
@@ -346,6 +427,9 @@ class HistoryStore:
                 break
             begin = max(min(earliest.values()), instant - distance)
             rows = self._near(statements.LAST_BEFORE, earliest, begin, until)
+            if begin < folded_until:
+                folded = self.folded.near(statements.LAST_FOLDED_BEFORE, sorted(earliest), begin, until)
+                rows = _ends(np.concatenate((rows, folded)), place=-1)
             near = [row["ts"] >= earliest[int(row["metric_id"])] for row in rows]
             found.append(rows[np.array(near, bool)])
             answered = set(rows["metric_id"].tolist())
@@ -353,8 +437,8 @@ class HistoryStore:
             until = begin
         return np.sort(np.concatenate(found), order="metric_id")
 
-    def first_from(self, metric_ids: Sequence[int], instant: int) -> np.ndarray:
-        """The first reading of each metric at or after an instant: `POINT_DTYPE` rows by metric."""
+    def first_from(self, metric_ids: Sequence[int], instant: int, *, folded_until: int = 0) -> np.ndarray:
+        """The first reading of each metric at or after an instant: `POINT_DTYPE` rows by metric. See `last_before`."""
         found = [np.empty(0, statements.POINT_DTYPE)]
         missing, begin = set(metric_ids), instant
         for distance in _LOOK_FURTHER_MS:
@@ -362,6 +446,9 @@ class HistoryStore:
                 break
             end = instant + distance
             rows = self._near(statements.FIRST_FROM, missing, begin, end)
+            if begin < folded_until:
+                folded = self.folded.near(statements.FIRST_FOLDED_FROM, sorted(missing), begin, end)
+                rows = _ends(np.concatenate((folded, rows)), place=0)
             found.append(rows)
             missing -= set(rows["metric_id"].tolist())
             begin = end
@@ -520,3 +607,10 @@ class HistoryStore:
 
     def _insert_latest(self, rows: np.ndarray) -> None:
         self._engine.insert("latest", _LATEST_COLUMNS, rows.tobytes(), "RowBinary")
+
+
+def _ends(rows: np.ndarray, *, place: int) -> np.ndarray:
+    """Of `POINT_DTYPE` rows the first (0) or the last (-1) of each metric by time, and among equal ones."""
+    rows = rows[np.lexsort((rows["ts"], rows["metric_id"]))]
+    is_end = rows["metric_id"][1:] != rows["metric_id"][:-1]
+    return rows[np.append(True, is_end) if place == 0 else np.append(is_end, True)] if len(rows) else rows

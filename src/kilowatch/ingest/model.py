@@ -23,6 +23,7 @@ RowCode = Literal[
     "not_finite",
     "out_of_range",
     "wrong_unit",
+    "folded",
 ]
 
 Refusal = tuple[RowCode, str]

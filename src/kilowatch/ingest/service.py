@@ -16,7 +16,7 @@ from kilowatch.config import Settings
 from kilowatch.errors import Forbidden, TooLarge, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.model import Batch, Compared
+from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
 from kilowatch.ingest import formats
 from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report, RowCode
@@ -34,6 +34,8 @@ class Appending(Protocol):
     def submit(self, batch: Batch) -> Future[int]: ...
 
     def compare(self, batch: Batch) -> Compared: ...
+
+    def are_folded(self, metric_ids: MetricIds, timestamps: Milliseconds) -> Flags: ...
 
 
 class Intake:
@@ -123,6 +125,7 @@ class Intake:
         _refuse_unknown(columns, metrics, not_made)
         _refuse_times(columns, latest)
         _refuse_values(columns, metrics)
+        _refuse_folded(columns, metrics, self._history)
         report = columns.verdicts.report()
         if report.accepted == 0 and "forbidden" in columns.verdicts.counts:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
@@ -253,6 +256,10 @@ class _Metrics:
     valid_min: np.ndarray
     valid_max: np.ndarray
     units: list[str]
+    folded_until: np.ndarray
+    """Before which time, in ms, readings may be folded."""
+
+    raw_days: list[int | None]
 
     @classmethod
     def of(cls, columns: Columns, found: Mapping[Reference, tuple[PlacedMetric, Role]]) -> "_Metrics":
@@ -264,6 +271,8 @@ class _Metrics:
             valid_min=_limits([metric.valid_min if metric else None for metric in metrics], -np.inf),
             valid_max=_limits([metric.valid_max if metric else None for metric in metrics], np.inf),
             units=[metric.unit if metric else "" for metric in metrics],
+            folded_until=np.array([metric.folded_until_ms if metric else 0 for metric in metrics], np.int64),
+            raw_days=[metric.raw_days if metric else None for metric in metrics],
         )
 
 
@@ -322,3 +331,26 @@ def _refuse_values(columns: Columns, metrics: _Metrics) -> None:
         position = {name: index for index, name in enumerate(columns.unit_names)}
         own = np.array([position.get(unit, -1) for unit in metrics.units], np.int64)
         verdicts.refuse_where(columns.units != own[named], "wrong_unit", wrong_unit)
+
+
+def _refuse_folded(columns: Columns, metrics: _Metrics, history: Appending) -> None:
+    """A quarter of an hour that is folded takes no more readings: what it had is not known one by one any more."""
+    named, verdicts = columns.reference_of, columns.verdicts
+    if not metrics.folded_until.any():
+        return
+
+    def folded(row: int) -> str:
+        place = named[row]
+        days = metrics.raw_days[place]
+        until = np.datetime64(int(metrics.folded_until[place]) // 1000, "s")
+        kept = "" if days is None else f"its site keeps raw readings for {days} days, and "
+        return (
+            f"This quarter of an hour is folded: {kept}those from before {until}Z are folded. To send it anew, delete "
+            "the metric's readings of the window, then send the whole of it."
+        )
+
+    is_old = ~verdicts.refused & (columns.timestamps < metrics.folded_until[named])
+    rows = np.flatnonzero(is_old)
+    if len(rows):
+        is_old[rows] = history.are_folded(metrics.ids[named[rows]], columns.timestamps[rows])
+        verdicts.refuse_where(is_old, "folded", folded)

@@ -122,6 +122,7 @@ class Database:
         for engine in (self._reader, self._writer) if self.is_sqlite else (self._writer,):
             _trace(engine)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
+        self._alone: dict[str, threading.RLock] = {}
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
 
     @contextmanager
@@ -165,6 +166,17 @@ class Database:
             self._writer.begin() as connection,
         ):
             yield connection
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Nobody else who asks for the same goes on meanwhile, in this process, or in any at the same PostgreSQL."""
+        if self.is_sqlite:
+            with self._alone.setdefault(what, threading.RLock()):
+                yield
+        else:
+            with self.write() as connection:
+                take_turns(connection, what)
+                yield
 
     def stamp(self) -> Hashable:
         """Names the state that the database is in: two stamps are equal only if nothing was committed between them.

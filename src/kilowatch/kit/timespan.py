@@ -107,6 +107,11 @@ class Resolution:
     nominal_s: int
     calendar: bool = False
 
+    @property
+    def is_of_quarters(self) -> bool:
+        """Whether its buckets are made of whole quarters of an hour."""
+        return self.nominal_s % 900 == 0
+
     def buckets(self, window: Window, zone: ZoneInfo) -> list[int]:
         """The edges of the window's buckets, in ms since 1970: one more than there are buckets.
 
@@ -186,9 +191,14 @@ def resolution_named(name: str) -> Resolution:
     return found
 
 
-def finest_resolution(window: Window, zone: ZoneInfo, *, points: int) -> Resolution:
-    """The finest resolution that gives a window at most that many buckets (`1y` if none does)."""
-    return next((r for r in RESOLUTIONS if r.count(window, zone, most=points) <= points), RESOLUTIONS[-1])
+def finest_resolution(window: Window, zone: ZoneInfo, *, points: int, of_quarters: bool = False) -> Resolution:
+    """The finest resolution that gives a window at most that many buckets (`1y` if none does).
+
+    Args:
+        of_quarters: only those whose buckets are made of whole quarters of an hour.
+    """
+    possible = [r for r in RESOLUTIONS if r.is_of_quarters or not of_quarters]
+    return next((r for r in possible if r.count(window, zone, most=points) <= points), possible[-1])
 
 
 def check_bucket_count(resolution: Resolution, window: Window, zone: ZoneInfo, *, most: int) -> None:

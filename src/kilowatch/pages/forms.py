@@ -64,6 +64,7 @@ LABELS = {
     "country": N_("Country"),
     "currency": N_("Currency"),
     "notes": N_("Notes"),
+    "raw_days": N_("Days that raw readings are kept"),
 }
 HINTS = {
     "slug": N_("Small letters, digits and hyphens; made from the name if left empty."),
@@ -84,6 +85,7 @@ HINTS = {
     "longitude": N_("Degrees, positive in the east."),
     "country": N_("Two capital letters, such as DE."),
     "currency": N_("Three capital letters, such as EUR."),
+    "raw_days": N_("Older ones are folded into quarters of an hour, for good. For ever if left empty."),
 }
 WORDS = {
     "reported": N_("reported by the device"),

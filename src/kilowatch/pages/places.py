@@ -35,7 +35,7 @@ def _form(*, is_new: bool) -> Form:
             return replace(field, required=True, nullable=False, hint=N_("Gateways send readings by it."))
         return field
 
-    about = tuple(map(shaped, fields_of(_SCHEMA, ("name", "slug", "timezone", "notes"))))
+    about = tuple(map(shaped, fields_of(_SCHEMA, ("name", "slug", "timezone", "raw_days", "notes"))))
     place = tuple(fields_of(_SCHEMA, ("latitude", "longitude", "country", "currency")))
     return Form((Group(N_("Site"), about), Group(N_("Place"), place)))
 

@@ -1,0 +1,315 @@
+"""Readings of old that were folded: a cell for each quarter of an hour takes their place.
+
+A quarter is folded once it has a cell; what is still in `readings` of it counts no more, and is deleted some time. So
+whoever needs both reads `readings` first: what goes from there meanwhile has a cell by then.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from kilowatch.facility.quantities import Behaviour
+from kilowatch.history import statements
+from kilowatch.history.engine import Engine, in_chunks
+from kilowatch.history.intervals import QUARTER_MS, Cells
+from kilowatch.history.model import Flags, MetricIds, Milliseconds, Points
+from kilowatch.history.native import block
+from kilowatch.history.packing import COLUMNS, packed, unpacked
+from kilowatch.kit.timespan import Window, from_ms
+
+Columns = dict[str, np.ndarray]
+
+_POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
+_DAY_AT_MOST_MS = 26 * 3_600_000
+_MOST_BEGINS = 2_000_000  # quarters that are read to be looked through
+
+
+class Folded:
+    """The cells that are stored. Safe to use from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # ── out ──
+
+    def cells(self, behaviours: Mapping[int, Behaviour], window: Window) -> dict[int, Cells]:
+        """Those that begin in the window, and the one that it begins in, of each metric that has some."""
+        found = {}
+        for chunk in in_chunks(sorted(behaviours)):
+            dtypes = (np.dtype("<u4"), *statements.CELL_DTYPES)
+            ids, *columns = self._engine.columns(statements.QUARTERS, _asked(chunk, window), dtypes)
+            for metric_id, begin, end in _by_metric(ids):
+                part = {name: column[begin:end] for name, column in zip(COLUMNS, columns, strict=True)}
+                found[metric_id] = unpacked(part, behaviours[metric_id])
+        return found
+
+    def days(self, behaviours: Mapping[int, Behaviour], window: Window) -> dict[int, "Days"]:
+        """The days inside of the window that are stored as one cell each, of each metric that has some."""
+        found = {}
+        for chunk in in_chunks(sorted(behaviours)):
+            dtypes = (*statements.DAY_DTYPES, *statements.CELL_DTYPES)
+            ids, begins, ends, gaps, *columns = self._engine.columns(statements.DAYS, _asked(chunk, window), dtypes)
+            for metric_id, begin, end in _by_metric(ids):
+                part = {name: column[begin:end] for name, column in zip(COLUMNS, columns, strict=True)}
+                cells = unpacked(part, behaviours[metric_id])
+                found[metric_id] = Days(begins[begin:end], ends[begin:end], gaps[begin:end], cells)
+        return found
+
+    def raw_quarters(self, metric_ids: Sequence[int], window: Window, *, most: int) -> dict[int, Milliseconds] | None:
+        """Where the quarters of the window begin that have readings as such, by metric; `None` if there are more."""
+        parameters = _asked(metric_ids, window) | {"limit": most + 1}
+        rows = self._engine.query(statements.RAW_QUARTERS, parameters, statements.BEGINS_DTYPE)
+        if len(rows) > most:
+            return None
+        return {metric_id: rows["begins"][begin:end] for metric_id, begin, end in _by_metric(rows["metric_id"])}
+
+    def kept(self, metric_ids: Sequence[int], window: Window, *, limit: int) -> list[Points]:
+        """The readings that are kept of folded quarters, the first and the last of each, in the window.
+
+        By metric, of the first `limit` quarters over all of them at most.
+        """
+        parameters = _asked(metric_ids, window) | {"limit": limit}
+        rows = self._engine.query(statements.KEPT, parameters, statements.KEPT_DTYPE)
+        found = []
+        for metric_id, begin, end in _by_metric(rows["metric_id"]):
+            part = rows[begin:end]
+            times = np.stack((part["first_ts"], part["last_ts"]), axis=1).reshape(-1)
+            values = np.stack((part["first"], part["last"]), axis=1).reshape(-1)
+            is_another = np.diff(times, prepend=-1) > 0  # a quarter of one reading has it twice
+            points = Points(metric_id, times[is_another], values[is_another])
+            found.append(points.between(window.start_ms, window.end_ms))
+        return found
+
+    def begins(self, metric_ids: Sequence[int], window: Window) -> dict[int, Milliseconds]:
+        """Where the folded quarters of the window begin, for each metric that has some."""
+        rows = self._engine.query(statements.BEGINS, _asked(metric_ids, window), statements.BEGINS_DTYPE)
+        return {metric_id: rows["begins"][begin:end] for metric_id, begin, end in _by_metric(rows["metric_id"])}
+
+    def until(self, metric_ids: Sequence[int], window: Window) -> dict[int, int]:
+        """The end of the last folded quarter of the window, in ms, for each metric that has one."""
+        found: dict[int, int] = {}
+        for chunk in in_chunks(metric_ids):
+            rows = self._engine.query(statements.FOLDED_UNTIL, _asked(chunk, window), statements.BEGINS_DTYPE)
+            found.update(rows.tolist())
+        return found
+
+    def extent(self, metric_id: int) -> tuple[int, int] | None:
+        """From when until when (ms) a metric has folded quarters."""
+        ((first, end),) = self._engine.query(statements.EXTENT, {"id": metric_id}, statements.EXTENT_DTYPE).tolist()
+        return (first, end) if end > first else None
+
+    def has_any(self, metric_ids: Sequence[int], window: Window) -> bool:
+        return bool(self.until(metric_ids, window))
+
+    def are_folded(self, metric_ids: MetricIds, timestamps: Milliseconds) -> Flags:
+        """Which of these times lie in a folded quarter of their metric."""
+        if not len(timestamps):
+            return np.zeros(0, bool)
+        ids, quarters = metric_ids.astype(np.int64), timestamps // QUARTER_MS
+        first, width = int(quarters.min()), int(quarters.max() - quarters.min()) + 1
+        own = np.unique(ids)
+        keys, place = np.unique(np.searchsorted(own, ids) * width + quarters - first, return_inverse=True)
+        # Either all quarters from the first to the last are read, or those that are asked are looked for.
+        if len(own) * width // _MOST_BEGINS < len(keys) // _POINTS_AT_ONCE:
+            there = self._keys_between(own, first, width)
+        else:
+            there = self._keys_at(own, keys, first, width)
+        return np.isin(keys, there)[place]
+
+    def _keys_between(self, own: np.ndarray, first: int, width: int) -> np.ndarray:
+        window = Window(from_ms(first * QUARTER_MS), from_ms((first + width) * QUARTER_MS))
+        at_once = max(1, _MOST_BEGINS // width)
+        found = [np.empty(0, np.int64)]
+        for begin in range(0, len(own), at_once):
+            for chunk in in_chunks(own[begin : begin + at_once].tolist()):
+                rows = self._engine.query(statements.BEGINS, _asked(chunk, window), statements.BEGINS_DTYPE)
+                found.append(_keys(rows, own, first, width))
+        return np.concatenate(found)
+
+    def _keys_at(self, own: np.ndarray, keys: np.ndarray, first: int, width: int) -> np.ndarray:
+        found = [np.empty(0, np.int64)]
+        for begin in range(0, len(keys), _POINTS_AT_ONCE):
+            part = keys[begin : begin + _POINTS_AT_ONCE]
+            times = (part % width + first) * QUARTER_MS
+            parameters = {"ids": own[part // width].tolist(), "times": times.tolist()}
+            rows = self._engine.query(statements.BEGINS_AT, parameters, statements.BEGINS_DTYPE)
+            found.append(_keys(rows, own, first, width))
+        return np.concatenate(found)
+
+    def near(self, statement: str, metric_ids: Sequence[int], begin: int, end: int) -> np.ndarray:
+        """`POINT_DTYPE` rows of `LAST_FOLDED_BEFORE` or `FIRST_FOLDED_FROM`."""
+        return self._engine.query(statement, {"ids": metric_ids, "start": begin, "end": end}, statements.POINT_DTYPE)
+
+    def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
+        """A number that the quarters in the window do not exceed: some thousands too many."""
+        if self._engine.cluster is not None:  # of the tables of other servers the engine estimates nothing
+            return int(self._engine.query(statements.COUNT_FOLDED, _asked(metric_ids, window), np.dtype("<u8"))[0])
+        lines = self._engine.lines(statements.ESTIMATE_FOLDED, _asked(metric_ids, window))
+        return sum(int(rows) for _, _, _, rows, *_ in lines)
+
+    def count(self, metric_ids: Sequence[int]) -> tuple[int, int]:
+        """How many readings are folded; and how many of them are still among the raw ones."""
+        readings = hidden = 0
+        for chunk in in_chunks(metric_ids):
+            parameters: dict[str, Any] = {"ids": list(chunk)}
+            ((some, until),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
+            if some:
+                parameters["until"] = until
+                hidden += int(self._engine.query(statements.COUNT_HIDDEN, parameters, np.dtype("<u8"))[0])
+            readings += some
+        return readings, hidden
+
+    def in_window(self, metric_id: int, window: Window) -> tuple[int, int]:
+        """How many readings are folded there, and when the last of them was received (ms)."""
+        ((readings, received_until),) = self._engine.query(
+            statements.FOLDED_IN_WINDOW, _asked([metric_id], window), statements.STORED_DTYPE
+        ).tolist()
+        return readings, received_until
+
+    # ── what is to be folded, and deleted ──
+
+    def old(self, metric_ids: Sequence[int], *, until: int) -> np.ndarray:
+        """How many readings there are from before a time (ms), folded or not, by metric: `OLD_DTYPE` rows."""
+        found = [
+            self._engine.query(statements.OLD, {"ids": list(chunk), "until": until}, statements.OLD_DTYPE)
+            for chunk in in_chunks(metric_ids)
+        ]
+        return np.concatenate([np.empty(0, statements.OLD_DTYPE), *found])
+
+    def old_quarters(self, metric_id: int, *, until: int) -> tuple[np.ndarray, np.ndarray]:
+        """The quarters in which a metric has readings from before a time (ms), and those of them that are folded.
+
+        Both are `OLD_QUARTER_DTYPE` rows by time.
+        """
+        parameters = {"id": metric_id, "until": until}
+        raw = self._engine.query(statements.OLD_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
+        if not len(raw):
+            return raw, raw
+        parameters["start"] = int(raw["begins"][0])
+        return raw, self._engine.query(statements.FOLDED_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
+
+    def old_months(self, metric_ids: Sequence[int], *, until: int) -> list[tuple[int, int]]:
+        """Where there are readings from before a time (ms), month by month: from when until when, in ms."""
+        found: dict[int, tuple[int, int]] = {}
+        for chunk in in_chunks(metric_ids):
+            parameters = {"ids": list(chunk), "until": until}
+            rows = self._engine.query(statements.OLD_MONTHS, parameters, statements.OLD_MONTH_DTYPE)
+            for month, first, last in rows.tolist():
+                begin, end = found.get(month, (first, last))
+                found[month] = min(begin, first), max(end, last)
+        return [(begin, end + QUARTER_MS) for _, (begin, end) in sorted(found.items())]
+
+    def is_deleting(self) -> bool:
+        """Whether a deletion among the readings is still under way."""
+        return bool(self._engine.query(statements.UNFINISHED, {}, np.dtype("<u8"))[0])
+
+    def delete_raw(self, metric_ids: Sequence[int], window: Window, *, made_until: int) -> None:
+        """Remove the readings of quarters that were folded by then (ms) from the disk. Done when it returns."""
+        for chunk in in_chunks(metric_ids):
+            self._engine.command(statements.DELETE_FOLDED, _asked(chunk, window) | {"made_until": made_until})
+
+    # ── in ──
+
+    def put(self, parts: Sequence[tuple[int, Behaviour, Cells, Milliseconds]], *, made_at: int) -> None:
+        """Store cells of metrics, each with when the last reading of each was received. Durable when it returns."""
+        columns: list[Columns] = [
+            {
+                "metric_id": np.full(len(cells), metric_id, np.uint32),
+                "begins": cells.first_ts // QUARTER_MS * QUARTER_MS,
+                **packed(cells, behaviour),
+                "received_until": received_until,
+                "made_at": np.full(len(cells), made_at),
+            }
+            for metric_id, behaviour, cells, received_until in parts
+        ]
+        self._insert("quarters", statements.QUARTER_COLUMNS, columns)
+
+    def put_days(self, metric_id: int, behaviour: Behaviour, days: "Days", *, made_at: int) -> None:
+        """Store cells of whole days. One of no readings takes the day back."""
+        own: Columns = {
+            "metric_id": np.full(len(days.begins), metric_id, np.uint32),
+            "begins": days.begins,
+            "ends": days.ends,
+            "max_gap_ms": days.max_gap_ms,
+            "received_until": np.zeros(len(days.begins), np.int64),
+            "made_at": np.full(len(days.begins), made_at),
+        }
+        cells = packed(days.cells, behaviour) if len(days.cells) else _nothing(len(days.begins))
+        self._insert("days", statements.DAY_COLUMNS, [own | cells])
+
+    def take_days_back(self, metric_id: int, behaviour: Behaviour, window: Window, *, made_at: int) -> None:
+        """The window's readings change: no day that has something of it is stored any more."""
+        around = Window(from_ms(max(0, window.start_ms - _DAY_AT_MOST_MS)), from_ms(window.end_ms + _DAY_AT_MOST_MS))
+        if (found := self.days({metric_id: behaviour}, around).get(metric_id)) is None:
+            return
+        touched = (found.begins < window.end_ms) & (found.ends > window.start_ms)
+        if touched.any():
+            columns = found.begins[touched], found.ends[touched], found.max_gap_ms[touched]
+            nothing = found.cells.at(np.zeros(0, np.int64))
+            self.put_days(metric_id, behaviour, Days(*columns, nothing), made_at=made_at)
+
+    def take_back(self, metric_id: int, begins: Milliseconds, *, made_at: int) -> None:
+        """These quarters are folded no more: their readings are all there still."""
+        own: Columns = {
+            "metric_id": np.full(len(begins), metric_id, np.uint32),
+            "begins": begins,
+            "received_until": np.zeros(len(begins), np.int64),
+            "made_at": np.full(len(begins), made_at),
+        }
+        self._insert("quarters", statements.QUARTER_COLUMNS, [_nothing(len(begins)) | own])
+
+    def _insert(self, table: str, names: Sequence[str], parts: Sequence[Columns]) -> None:
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        self._engine.insert_apart(table, names, block(columns), "Native")
+
+    def erase(self, metric_ids: Sequence[int]) -> None:
+        """Remove all that is folded of these metrics from the disk. Done when it returns."""
+        for chunk in in_chunks(metric_ids):
+            parameters = {"ids": list(chunk)}
+            ((some, _),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
+            if some:
+                for statement in statements.ERASE_FOLDED:
+                    self._engine.command(statement, parameters)
+
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
+        """Remove the quarters of a window, none of which it cuts, that have nothing received later (ms)."""
+        if self.has_any([metric_id], window):
+            for statement in statements.ERASE_FOLDED_WINDOW:
+                self._engine.command(statement, _asked([metric_id], window) | {"received_until": received_until})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Days:
+    """Days of one metric, by time: when each begins and ends, the `max_gap_ms` (-1 for none) that it was made with, and
+    its cell."""
+
+    begins: Milliseconds
+    ends: Milliseconds
+    max_gap_ms: Milliseconds
+    cells: Cells
+
+
+def _nothing(size: int) -> Columns:
+    return {name: np.zeros(size, dtype) for name, dtype in _DTYPES.items()}
+
+
+_DTYPES = dict(zip(COLUMNS, statements.CELL_DTYPES, strict=True))
+
+
+def _asked(metric_ids: Sequence[int], window: Window) -> dict[str, Any]:
+    return {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
+
+
+def _by_metric(ids: np.ndarray) -> list[tuple[int, int, int]]:
+    """Of rows by metric: each metric, where its rows begin and where they end."""
+    begins = np.flatnonzero(np.diff(ids.astype(np.int64), prepend=0)).tolist()
+    return [(int(ids[begin]), begin, end) for begin, end in pairwise([*begins, len(ids)])]
+
+
+def _keys(rows: np.ndarray, own: np.ndarray, first: int, width: int) -> np.ndarray:
+    """A number for each metric's quarter, from `first` on."""
+    keys: np.ndarray = np.searchsorted(own, rows["metric_id"]) * width + rows["begins"] // QUARTER_MS - first
+    return keys
