@@ -112,7 +112,7 @@ class Folding:
         self._looked: dict[int, _Looked] = {}
         self._days_made: dict[int, tuple[str, int | None, int]] = {}
         self._may_be_hidden = True
-        self._delete_at = clock()
+        self._delete_at = clock() + WAIT  # what was folded before this process began is old enough then
 
     def tick(self, *, stop: Stop = lambda: False) -> None:
         """Do what is due at all sites.
@@ -261,10 +261,11 @@ class Folding:
                     return
                 window = Window(from_ms(first), from_ms(last))
                 self._store.folded.delete_raw(ids[begin : begin + at_once], window, made_until=to_ms(now - WAIT))
+        left = self._store.folded.count(ids)[1] if hidden else 0
         if hidden:
-            log.info("readings that are folded were deleted", readings=hidden)
+            log.info("readings that are folded were deleted", readings=hidden - left)
             self._delete_at = now + _DELETE_EVERY
-        self._may_be_hidden = False
+        self._may_be_hidden = left > 0
 
 
 def border_of(timezone: str, raw_days: int, now: datetime) -> datetime:
