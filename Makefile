@@ -6,6 +6,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8000
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ARGS ?=
 BIN := .venv/bin
 
@@ -21,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 # ---------------------------------------------------------------- environment
 
@@ -49,7 +50,7 @@ install: ## Make .venv with all that running and developing need (PYTHON=... cho
 .PHONY: lock
 lock: ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1: newest releases)
 	@scripts/setup uv
-	$(COMPILE) pyproject.toml --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --extra otel --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraints requirements/run.txt --output-file requirements/dev.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) --group node --constraints requirements/dev.txt --output-file requirements/node.txt
@@ -64,6 +65,13 @@ demo: $(RUN_STAMP) $(BUILT) ## Load a real house and simulated sites, and serve 
 .PHONY: serve
 serve: $(RUN_STAMP) $(BUILT) ## Run the server (ARGS='...' are handed on)
 	@exec $(BIN)/kilowatch serve $(ARGS)
+
+.PHONY: image
+image: ## Build the container images kilowatch and kilowatch-proxy (needs Docker)
+	@command -v docker >/dev/null 2>&1 && docker version >/dev/null 2>&1 || { \
+		echo "make image: there is no Docker engine here that answers. Install Docker, or start it; without containers: deploy/install-server." >&2; exit 1; }
+	docker build --target proxy --tag kilowatch-proxy:$(VERSION) $(ARGS) .
+	docker build --target app --tag kilowatch:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(ARGS) .
 
 .PHONY: openapi
 openapi: $(RUN_STAMP) ## Write openapi.json
@@ -100,6 +108,10 @@ format: $(DEV_STAMP) ## Format the code and mend what ruff can mend
 .PHONY: bench
 bench: $(DEV_STAMP) $(BUILT) ## Run the benchmarks (ARGS='...' are handed on)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: $(DEV_STAMP) $(BUILT) ## Measure one worker and two on PostgreSQL
+	$(BIN)/python -m benchmarks.fleet
 
 # ---------------------------------------------------------------- cleaning
 

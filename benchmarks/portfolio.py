@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from benchmarks.readings import Metric
 from benchmarks.scale import DAY_METRICS, LISTENED, SCRATCH_METRICS, YEAR_METRICS, Scale
@@ -48,10 +48,11 @@ class Portfolio:
     readers: Sequence[Reader]
 
 
-def make(directory: Path, scale: Scale) -> Portfolio:
+def make(directory: Path, scale: Scale, *, database_url: str | None = None) -> Portfolio:
+    """Fill the catalogue: SQLite in the directory, unless a PostgreSQL is named."""
     # Said here so that none is taken from the environment, which may name anyone's real stores.
     settings = Settings(
-        environment="development", data_dir=directory, database_url=None, history_url=None, secret_key=None
+        environment="development", data_dir=directory, database_url=database_url, history_url=None, secret_key=None
     )
     with Kilowatch(settings, with_history=False) as services:
         return _Maker(services).make(scale)
@@ -124,6 +125,10 @@ class _Maker:
             ]
             for row, values in copies:
                 connection.execute(insert(row), values)
+                if connection.dialect.name == "postgresql":  # else it gives these ids again
+                    name = row.__tablename__
+                    latest = select(func.max(row.__table__.c.id)).scalar_subquery()
+                    connection.execute(select(func.setval(func.pg_get_serial_sequence(name, "id"), latest)))
         return large, small
 
     def _site(self, slug: str, timezone: str) -> int:

@@ -19,7 +19,7 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self._log = directory.with_name(directory.name + ".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -129,7 +129,7 @@ def environment(directory: Path) -> dict[str, str]:
     return kept | own
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

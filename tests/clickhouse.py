@@ -1,6 +1,6 @@
 """ClickHouse's HTTP interface in front of the embedded engine: a server to test against where there is none.
 
-    python -m tests.clickhouse DIRECTORY    # prints its port; ends when its standard input does
+    python -m tests.clickhouse DIRECTORY [PORT]    # prints its port; ends when its standard input does
 
 It speaks as much of the interface as clickhouse-connect uses: statements in the body, in the URL or in a form,
 parameters (`param_…`), settings, `database`, compressed bodies and answers, error codes, `/ping`. Each request has a
@@ -11,6 +11,9 @@ statements that begin like this go wrong:
     cut_after     the statement was done, and the connection is cut before the answer
     refuse        503, as by a server that has too many queries
     wait          the statement is done after 2 s
+
+Statements for a cluster are done as by one of a single shard, without replicas: the table that every server has is a
+plain one, and the one of the plain name reads it. That shows which statement goes to which of them, and no more.
 """
 
 import base64
@@ -18,6 +21,7 @@ import gzip
 import http.client
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +56,14 @@ _OF_THE_INTERFACE = re.compile(
 )
 _INSERT = re.compile(rb"\s*(INSERT INTO [^\n]*?)\s+FORMAT (\w+)[ \t]*\n?", re.IGNORECASE)
 _FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+# What only a cluster does, and what a single server does instead.
+_OF_A_CLUSTER = (
+    (re.compile(r"ON CLUSTER `\w+`"), ""),
+    (re.compile(r"ENGINE = Replicated(\w+)\('[^']+', '[^']+'(?:, )?"), r"ENGINE = \1("),
+    (re.compile(r"ENGINE = Distributed\(`\w+`, '(\w+)', (\w+), \w+\)"), r"ENGINE = Merge('\1', '^\2$')"),
+    (re.compile(r"clusterAllReplicas\(`\w+`, ([\w.]+)\)"), r"\1"),
+)
+_INTO = re.compile(r"INSERT INTO (\w+)")
 _ANSWERS_ROWS = re.compile(rb"\s*(SELECT|WITH|SHOW|EXISTS|DESCRIBE|DESC)\b", re.IGNORECASE)
 _WAIT_S = 2
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Server/HTTP/exceptionCodeToHTTPStatus.cpp
@@ -76,11 +88,48 @@ class ClickHouse:
     url: str
     """Without a database."""
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that have not come to pass yet."""
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
+        connection.request("GET", "/faults")
+        planned: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+        connection.close()
+        return planned
+
     def fail_next(self, kind: str, statement: str, *, times: int = 1) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
         connection.request("POST", "/faults", json.dumps({"kind": kind, "statement": statement, "times": times}))
         assert connection.getresponse().status == 200
         connection.close()
+
+
+class OwnClickHouse:
+    """A server of one's own, for bad days: it can be killed, started again at the same port, and be made to hang."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._port = directory, 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"clickhouse://{USER}:{PASSWORD}@127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.clickhouse", str(self._directory), str(self._port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
+        assert self._process.stdout is not None
+        self._port = int(self._process.stdout.readline())
+
+    def crash(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def hang(self) -> None:
+        """It takes connections, and no more."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -106,6 +155,10 @@ class Faults:
         with self._lock:
             self._planned.append(fault)
 
+    def planned(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return list(self._planned)
+
     def next_for(self, statement: bytes) -> str | None:
         with self._lock:
             for fault in self._planned:
@@ -130,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if urlsplit(self.path).path == "/ping":
             self._answer(200, b"Ok.\n")
+        elif urlsplit(self.path).path == "/faults":
+            self._answer(200, json.dumps(self.faults.planned()).encode())
         else:
             self.do_POST()
 
@@ -199,9 +254,12 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in asked.items():
                 if not _OF_THE_INTERFACE.fullmatch(name):
                     connection.query(f"SET {name} = '{value}'")
+            parameters = {name[6:]: value for name, value in asked.items() if name.startswith("param_")}
+            if "distributed_foreground_insert" in asked or b"ON CLUSTER" in statement:
+                head, rows = _split(statement)
+                statement = _on_one_server(connection, head, parameters).encode() + rows
             if insert := _INSERT.match(statement):
                 return self._insert(connection, insert, statement[insert.end() :]), None
-            parameters = {name[6:]: value for name, value in asked.items() if name.startswith("param_")}
             form = _FORMAT.search(statement)
             spelt = form[1].decode() if form else asked.get("default_format", "TabSeparated")
             result = connection.query(statement.decode(), spelt, params=parameters)
@@ -252,6 +310,28 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def _split(statement: bytes) -> tuple[str, bytes]:
+    """An insert and its rows; any other statement, and nothing."""
+    insert = _INSERT.match(statement)
+    end = insert.end() if insert else len(statement)
+    return statement[:end].decode(), statement[end:]
+
+
+def _on_one_server(connection: Any, statement: str, parameters: Mapping[str, str]) -> str:
+    """What a single server does instead of a cluster."""
+    into = _INTO.match(statement)
+    if into is not None:
+        is_spread = b"1" in connection.query(f"EXISTS TABLE {into[1]}_local").bytes()
+        return statement.replace(into[1], f"{into[1]}_local", 1) if is_spread else statement
+    if "ON CLUSTER" in statement:
+        connection.query(
+            f"EXPLAIN AST {statement}", params=parameters
+        )  # the engine understands what a cluster would be sent
+    for pattern, plain in _OF_A_CLUSTER:
+        statement = pattern.sub(plain, statement)
+    return statement
+
+
 def _form(content_type: str, body: bytes) -> dict[str, str]:
     message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     fields = {}
@@ -261,10 +341,10 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
     return fields
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, port: int = 0) -> None:
     Handler.directory, Handler.faults = str(directory), Faults()
     kept_open = chdb.connect(str(directory))  # to start the engine takes longer than most statements
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)  # noqa: T201 - what its starter reads
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -274,4 +354,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -7,7 +7,7 @@ process, one database in it a test), or also a ClickHouse server where KILOWATCH
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.history.engine import Engine
+from kilowatch.history.migrations import MIGRATIONS, Step
 from kilowatch.kit.db import Database
 from tests.clickhouse import ClickHouse, serving
 from tests.postgres import PostgresServer, start_postgres
@@ -36,7 +37,7 @@ _numbers = itertools.count(1)
 
 # A developer's own settings, exported for a server, must not reach a test: one that deletes everything would do so in
 # the developer's database. (That is also why no test needs to mind them.)
-for _name in [name for name in os.environ if name.startswith("KILOWATCH_")]:
+for _name in [name for name in os.environ if name.startswith(("KILOWATCH_", "OTEL_", "PROMETHEUS_"))]:
     if not _name.startswith("KILOWATCH_TEST_"):
         del os.environ[_name]
 
@@ -169,6 +170,8 @@ def _history_url(request: pytest.FixtureRequest) -> Iterator[str]:
         url = f"chdb://{request.getfixturevalue('history_directory')}?database={name}"
     else:
         url = f"{request.getfixturevalue('clickhouse').url}/{name}"
+    if request.param == "cluster":
+        url += f"?cluster={os.environ.get('KILOWATCH_TEST_HISTORY_CLUSTER', 'fleet')}"
     yield url
     drop_history(url)
 
@@ -185,12 +188,19 @@ def any_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _history_url(request)
 
 
-def drop_history(url: str) -> None:
+@pytest.fixture(params=["embedded", "server", "cluster"])
+def every_history_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test with the embedded engine, over the wire, and with what a cluster is told."""
+    yield from _history_url(request)
+
+
+def drop_history(url: str, *, migrations: Sequence[Step] = MIGRATIONS) -> None:
     """Drop a database that a test made; an embedded one by way of that which is open all the time."""
     is_embedded = url.startswith("chdb:")
-    base, _, name = url.rpartition("=" if is_embedded else "/")
-    engine = Engine(f"{base}={_KEPT_OPEN}" if is_embedded else url, connections=1, sync=False, migrate=not is_embedded)
-    engine.command(f"DROP DATABASE {name}", {})
+    base, _, name = url.partition("?cluster=")[0].rpartition("=" if is_embedded else "/")
+    url = f"{base}={_KEPT_OPEN}" if is_embedded else url
+    engine = Engine(url, connections=1, sync=False, migrate=not is_embedded, migrations=migrations)
+    engine.command(f"DROP DATABASE IF EXISTS {name}", {})
     engine.close()
 
 

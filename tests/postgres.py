@@ -16,14 +16,16 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -82,14 +84,60 @@ class _Account:
         )
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A server that was started here."""
+
+    account: _Account
+    binaries: Path
+    directory: Path
+    watchdog: "subprocess.Popen[bytes]"
+
+    def stop(self) -> None:
+        assert self.watchdog.stdin is not None
+        self.watchdog.stdin.close()
+        self.watchdog.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
 class PostgresServer:
     """A PostgreSQL server in which tests may make databases."""
 
-    def __init__(self, url: URL, directory: Path | None = None, watchdog: subprocess.Popen[bytes] | None = None):
+    def __init__(self, url: URL, running: "_Running | None" = None):
         self._url = url.set(drivername="postgresql+psycopg")
-        self._directory = directory
-        self._watchdog = watchdog
+        self._running = running
         self._databases: set[str] = set()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was started here."""
+        return self._running is not None
+
+    def start_standby(self) -> "PostgresServer":
+        """A second server, a replica that follows this one, which has to be ours."""
+        assert self._running is not None
+        account, binaries = self._running.account, self._running.binaries
+        directory = _directory_for(account)
+        try:
+            done = account.run(
+                binaries / "pg_basebackup",
+                f"--pgdata={directory / 'data'}",
+                f"--dbname={self._url.set(drivername='postgresql').render_as_string(hide_password=False)}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+                cwd=directory,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"pg_basebackup failed:\n{done.stdout}")
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return _watched(self._url, account, binaries, directory)
+
+    def database_url(self, name: str) -> str:
+        """The SQLAlchemy URL of a database of that name here."""
+        return self._url.set(database=name).render_as_string(hide_password=False)
 
     @property
     def url(self) -> str:
@@ -99,7 +147,7 @@ class PostgresServer:
     def create_database(self, name: str, *, template: str = "template0") -> str:
         """Make a database, empty or a copy of another that nobody is connected to, and give its SQLAlchemy URL."""
         # template0 takes no connections, so that several workers can copy it at once.
-        self._execute(
+        self.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
                 sql.Identifier(name), sql.Identifier(template)
             ),
@@ -109,20 +157,44 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         """Drop a database, if it exists, and end the connections to it."""
-        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._databases.discard(name)
+
+    # ── bad days, of a server that was started here ──
+
+    def crash(self) -> None:
+        """As `pg_ctl stop -m immediate`: all of its processes are gone when this returns."""
+        processes = self._processes()
+        os.kill(processes[0], signal.SIGQUIT)
+        while any(Path(f"/proc/{process}").exists() for process in processes):
+            time.sleep(0.01)
+
+    def start_again(self) -> None:
+        """At the same port, with the same data."""
+        assert self._running is not None and self._url.port is not None
+        _launch(self._running.account, self._running.binaries, self._running.directory, [self._url.port])
+
+    def hang(self) -> None:
+        """It takes connections, and no more."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for process in reversed(self._processes()):
+            os.kill(process, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        assert self._running is not None
+        first = int((self._running.directory / "data" / "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def stop(self) -> None:
         """End a server started here; drop the databases made in one that was not."""
-        if self._watchdog is None:
-            for name in sorted(self._databases):
-                self.drop_database(name)
+        if self._running is not None:
+            self._running.stop()
             return
-        if self._watchdog.stdin is not None:
-            self._watchdog.stdin.close()
-        self._watchdog.wait()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        for name in sorted(self._databases):
+            self.drop_database(name)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +202,7 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _execute(self, statement: sql.Composed) -> None:
+    def execute(self, statement: sql.Composed | LiteralString) -> None:
         conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
             connection.execute(statement)
@@ -140,7 +212,11 @@ def start_postgres() -> PostgresServer:
     """Find or start a server; RuntimeError says what is missing."""
     if given := os.environ.get(ENVIRONMENT_VARIABLE):
         return PostgresServer(make_url(given))
+    return start_own_postgres()
 
+
+def start_own_postgres() -> PostgresServer:
+    """Start a server; RuntimeError says what is missing."""
     failures: list[str] = []
     for binaries in _system_binaries():
         try:
@@ -210,10 +286,8 @@ def _unprivileged_account() -> _Account:
 
 def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
     account = _unprivileged_account()
-    directory = Path(tempfile.mkdtemp(prefix="kilowatch-postgres-"))
+    directory = _directory_for(account)
     try:
-        if account.uid is not None and account.gid is not None:
-            os.chown(directory, account.uid, account.gid)
         if not _can_run(account, binaries, directory):
             if not may_copy:
                 raise RuntimeError("the unprivileged user that has to run it may not")
@@ -224,7 +298,19 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+    url = URL.create("postgresql", "kilowatch", password, "127.0.0.1", database="postgres")
+    return _watched(url, account, binaries, directory)
 
+
+def _directory_for(account: _Account) -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="kilowatch-postgres-"))
+    if account.uid is not None and account.gid is not None:
+        os.chown(directory, account.uid, account.gid)
+    return directory
+
+
+def _watched(url: URL, account: _Account, binaries: Path, directory: Path) -> PostgresServer:
+    """Start what lies in the directory, so that it ends with this process."""
     watchdog = subprocess.Popen(
         ["/bin/sh", "-c", WATCHDOG, "sh", binaries / "pg_ctl", directory],
         cwd="/",
@@ -236,14 +322,13 @@ def _start(binaries: Path, *, may_copy: bool) -> PostgresServer:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    url = URL.create("postgresql", "kilowatch", password, "127.0.0.1", database="postgres")
-    server = PostgresServer(url, directory, watchdog)
+    running = _Running(account, binaries, directory, watchdog)
     try:
-        port = _launch(account, binaries, directory)
+        port = _launch(account, binaries, directory, _free_ports(PORT_TRIES))
     except BaseException:
-        server.stop()
+        running.stop()
         raise
-    return PostgresServer(url.set(port=port), directory, watchdog)
+    return PostgresServer(url.set(port=port), running)
 
 
 def _can_run(account: _Account, binaries: Path, directory: Path) -> bool:
@@ -291,10 +376,10 @@ def _initialise(account: _Account, binaries: Path, directory: Path, password: st
         configuration.write(SETTINGS)
 
 
-def _launch(account: _Account, binaries: Path, directory: Path) -> int:
-    """Start the server and give its port."""
+def _launch(account: _Account, binaries: Path, directory: Path, ports: Iterable[int]) -> int:
+    """Start the server at the first of the ports that is free, and give it."""
     log = directory / "server.log"
-    for port in _free_ports(PORT_TRIES):
+    for port in ports:
         log.unlink(missing_ok=True)
         done = account.run(
             binaries / "pg_ctl",

@@ -24,7 +24,8 @@ PORT_IS_TAKEN = re.compile(r"Can't listen on|address already in use", re.IGNOREC
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     """The environment without anyone's settings, but for these."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KILOWATCH_")}
+    foreign = ("KILOWATCH_", "OTEL_", "PROMETHEUS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     if kept.pop("PYTHONDONTWRITEBYTECODE", None):  # then each process would compile everything anew: 3 s
         kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"kilowatch-bytecode-{os.getuid()}")
     named = {f"KILOWATCH_{name.upper()}": value for name, value in settings.items()}

@@ -126,7 +126,7 @@ class TestRefusesToStart:
     @pytest.mark.parametrize(
         ("secret", "words"),
         [
-            ("", "must be set in production"),
+            ("", "KILOWATCH_SECRET_KEY (or …_FILE) must be set in production"),
             ("short", "at least 32 characters"),
             ("changeme" * 5, "placeholder"),
             ("a" * 40, "placeholder"),

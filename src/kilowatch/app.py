@@ -37,12 +37,15 @@ from kilowatch.history.store import HistoryStore
 from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Appending, Intake
+from kilowatch.kit import traces
 from kilowatch.kit.db import Database
 from kilowatch.kit.leadership import Leadership
 from kilowatch.kit.openapi import install_openapi, operation
-from kilowatch.kit.web import BodyLimit, Lane, RequestLog, answer, install_errors, set_default_threads
+from kilowatch.kit.requests import RequestLog
+from kilowatch.kit.web import BodyLimit, Lane, answer, install_errors, set_default_threads
 from kilowatch.live.feed import Feed
 from kilowatch.live.streams import Limits, Streams
+from kilowatch.operations.gauges import Gauges
 from kilowatch.operations.routes import router as operations_router
 from kilowatch.operations.service import Operations
 from kilowatch.pages.problems import problem_page
@@ -80,6 +83,9 @@ _OPERATIONS_THREADS = 8
 _LIVE_THREADS = 2
 _WEBHOOK_THREADS = 4
 _READY_WITHIN_S = 5
+_LOOK_WITHIN_S = 2.5
+"""Then nobody knows who may go on listening."""
+
 _SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 
 
@@ -113,7 +119,9 @@ class Kilowatch:
             + _WEBHOOK_THREADS
             + webhook_sender.THREADS
         )
-        self.database = Database(settings.resolved_database_url, pool_size=threads)
+        self.database = Database(
+            settings.resolved_database_url, pool_size=threads, replica_url=settings.database_replica_url
+        )
         try:
             with _naming("KILOWATCH_DATABASE_URL"):
                 migrations.upgrade(self.database)
@@ -178,7 +186,7 @@ class Kilowatch:
             limits,
             clock=self.now,
             stamp=self._gate.stamp,
-            look=Lane(1).run,
+            look=Lane(1).within(_LOOK_WITHIN_S),
             read=Lane(_LIVE_THREADS).run,
         )
 
@@ -267,22 +275,19 @@ def refuse_history_in_use(settings: Settings) -> None:
 
 
 def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatch | None = None) -> FastAPI:
-    """The web application.
+    """The web application. Raises `Invalid` if the environment asks for traces that can't be made.
 
     Args:
         services: open ones, which stay open when it stops. By default it opens its own when it starts, and closes them.
     """
 
+    traces.asked_for()  # an error at once, and not from within the server
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        set_default_threads(settings.threads)
-        app.state.catalogue_lane = Lane(settings.threads)
-        app.state.history_lane = Lane(settings.history_threads)
-        app.state.ingest_lane = Lane(_INGEST_THREADS)
-        app.state.password_lane = Lane(_PASSWORD_THREADS)
-        app.state.health_lane = Lane(_HEALTH_THREADS)
-        app.state.operations_lane = Lane(_OPERATIONS_THREADS)
-        app.state.webhook_lane = Lane(_WEBHOOK_THREADS)
+        lanes = _lanes(settings)
+        for name, lane in lanes.items():
+            setattr(app.state, f"{name}_lane", lane)
         with contextlib.nullcontext(services) if services else Kilowatch(settings, clock=clock) as opened:
             for name in _SERVICES:
                 setattr(app.state, name, getattr(opened, name))
@@ -292,7 +297,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
                 contextlib.closing(opened.keeper()) as app.state.keeper,
                 contextlib.closing(opened.folder()) as app.state.folder,
             ):
-                async with _sending(opened, settings, clock):
+                async with _sending(opened, settings, clock), _observed(app, opened, settings, lanes):
                     yield
                     await app.state.streams.close()
 
@@ -307,7 +312,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would ask the environment at each request
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `kit.traces` has no query strings in spans
         lifespan=lifespan,
     )
     for router in (  # routes are tried one after another, so what is asked most comes first
@@ -329,8 +334,33 @@ def create_app(settings: Settings, *, clock: Clock = utc_now, services: Kilowatc
     install_errors(app)
     install_openapi(app, describe=_describe)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, slow_ms=settings.slow_request_ms)
     return app
+
+
+def _lanes(settings: Settings) -> dict[str, Lane]:
+    """The threads that calls run on, by what for."""
+    return {
+        "endpoint": set_default_threads(settings.threads),
+        "catalogue": Lane(settings.threads),
+        "history": Lane(settings.history_threads),
+        "ingest": Lane(_INGEST_THREADS),
+        "password": Lane(_PASSWORD_THREADS),
+        "health": Lane(_HEALTH_THREADS),
+        "operations": Lane(_OPERATIONS_THREADS),
+        "webhook": Lane(_WEBHOOK_THREADS),
+    }
+
+
+@asynccontextmanager
+async def _observed(
+    app: FastAPI, services: Kilowatch, settings: Settings, lanes: dict[str, Lane]
+) -> AsyncIterator[None]:
+    """Spans are sent, and gauges kept, while the application runs and somebody reads them."""
+    gauges = Gauges(services.database, services.history, app.state.streams, lanes)
+    with traces.sending():
+        async with gauges.kept() if settings.metrics_port is not None else contextlib.nullcontext():
+            yield
 
 
 def _sending(services: Kilowatch, settings: Settings, clock: Clock) -> AbstractAsyncContextManager[None]:

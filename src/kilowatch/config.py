@@ -4,7 +4,8 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,11 +31,25 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL of the catalogue: `sqlite:///path` or "
         "`postgresql+psycopg://user:password@host/name`. Default: `kilowatch.sqlite` in the data directory.",
+        repr=False,  # may hold a password
+    )
+    database_password_file: Path | None = Field(
+        None, description="File with the password of the user that the catalogue's URL names."
+    )
+    database_replica_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of a standby of the same PostgreSQL. Reads go there while it has all that was "
+        "committed, so that nobody sees it lag.",
+        repr=False,  # may hold a password
     )
     history_url: str | None = Field(
         None,
         description="History engine: `chdb:///path` (embedded) or `clickhouse://user:password@host:8123/database`. "
         "Default: `history` in the data directory.",
+        repr=False,  # may hold a password
+    )
+    history_password_file: Path | None = Field(
+        None, description="File with the password of the user that the history's URL names."
     )
     history_sync: bool = Field(
         True,
@@ -46,6 +61,7 @@ class Settings(BaseSettings):
         description="Signs access tokens; at least 32 characters. Default in development: made once and kept in the "
         "data directory.",
     )
+    secret_key_file: Path | None = Field(None, description="File with the secret key, in place of the key itself.")
     access_token_minutes: int = Field(15, ge=1, le=1440, description="Life of an access token, in minutes.")
     refresh_token_days: int = Field(30, ge=1, le=365, description="Life of a sign-in without use of it, in days.")
     session_idle_hours: int = Field(
@@ -108,6 +124,35 @@ class Settings(BaseSettings):
         "auto", description="`auto`: `json` in production or when the output is no terminal, else `console`."
     )
 
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port that serves `/metrics` for Prometheus. Default: none does."
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address that serves `/metrics`.")
+    slow_request_ms: int = Field(
+        1_000,
+        ge=0,
+        description="A request that takes longer is logged with the parts of its time, in milliseconds. 0: none is.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What is in files takes its place: the key as the key, passwords in the URLs that they belong to."""
+        values = dict(values)
+        if path := values.get("secret_key_file"):
+            if values.get("secret_key"):
+                raise ValueError("KILOWATCH_SECRET_KEY and KILOWATCH_SECRET_KEY_FILE are both set; leave one out.")
+            values["secret_key"] = read_secret("KILOWATCH_SECRET_KEY_FILE", path)
+        for store in ("database", "history"):
+            if path := values.get(f"{store}_password_file"):
+                url, variable = values.get(f"{store}_url"), f"KILOWATCH_{store.upper()}_PASSWORD_FILE"
+                values[f"{store}_url"] = _with_password(str(url or ""), variable, path)
+                replica = str(values.get(f"{store}_replica_url") or "")
+                # It names a user without a password, as on the first server.
+                if re.match(r"[^:]+://[^:@/]+@", replica):
+                    values[f"{store}_replica_url"] = _with_password(replica, variable, path)
+        return values
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -118,6 +163,13 @@ class Settings(BaseSettings):
     def _known_database(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"(sqlite|postgresql\+psycopg)://", value):
             raise ValueError("must be `sqlite:///path` or `postgresql+psycopg://user:password@host/name`")
+        return value
+
+    @field_validator("database_replica_url")
+    @classmethod
+    def _known_replica(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("postgresql+psycopg://"):
+            raise ValueError("must be `postgresql+psycopg://user:password@host/name`")
         return value
 
     @field_validator("secret_key")
@@ -133,7 +185,7 @@ class Settings(BaseSettings):
             return self
         secret = self.secret_key.get_secret_value() if self.secret_key else ""
         if not secret:
-            raise ValueError(f"KILOWATCH_SECRET_KEY must be set in production: {_HOW_TO_MAKE_A_SECRET}")
+            raise ValueError(f"KILOWATCH_SECRET_KEY (or …_FILE) must be set in production: {_HOW_TO_MAKE_A_SECRET}")
         if any(word in secret.lower() for word in _WELL_KNOWN_SECRETS) or len(set(secret)) < 10:
             raise ValueError(f"KILOWATCH_SECRET_KEY is a placeholder, not a secret: {_HOW_TO_MAKE_A_SECRET}")
         return self
@@ -150,6 +202,29 @@ class Settings(BaseSettings):
 _HOW_TO_MAKE_A_SECRET = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'  # noqa: S105 - a hint
 
 
+def read_secret(variable: str, path: Path | str) -> str:
+    """What the file holds, without the end of its line. Raises `ValueError`, naming the variable and the file."""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"{variable}: {path} can't be read: {reason}.") from error
+    if not secret:
+        raise ValueError(f"{variable}: {path} is empty.")
+    return secret
+
+
+def _with_password(url: str, variable: str, path: Path | str) -> str:
+    """The URL, whose user has no password, with the one in the file."""
+    place = variable.replace("_PASSWORD_FILE", "_URL")
+    user, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    if not at or not user:
+        raise ValueError(f"{variable} needs a {place} that names a user, as in `…://user@{host or 'host'}/name`.")
+    if ":" in user:
+        raise ValueError(f"{place} has a password, and {variable} is set; leave one of them out.")
+    return url.replace(f"://{user}@", f"://{user}:{quote(read_secret(variable, path), safe='')}@", 1)
+
+
 def load_settings() -> Settings:
     """Settings from the environment.
 
@@ -162,6 +237,8 @@ def load_settings() -> Settings:
         lines = []
         for item in error.errors(include_input=False, include_url=False):
             variable = "KILOWATCH_" + "_".join(str(part) for part in item["loc"]).upper() if item["loc"] else ""
+            if f"{variable}_FILE" in os.environ:
+                variable += "_FILE"
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{variable}: {message}" if variable else message)
         raise Invalid("; ".join(lines)) from error

@@ -22,8 +22,8 @@ from tests.history.conftest import Recorder, batch_of, ms
 
 
 @pytest.fixture
-def history_url(any_history_url: str) -> str:
-    return any_history_url
+def history_url(every_history_url: str) -> str:
+    return every_history_url
 
 
 @pytest.fixture

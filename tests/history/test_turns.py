@@ -15,7 +15,9 @@ from kilowatch import migrations
 from kilowatch.errors import Unavailable
 from kilowatch.history.model import Place, ReadArrived, Rows
 from kilowatch.history.store import HistoryStore
+from kilowatch.history.turns import SharedTurns
 from kilowatch.kit.db import Database
+from kilowatch.kit.timespan import to_ms
 from tests.clickhouse import ClickHouse
 from tests.conftest import START, _unique, drop_history
 from tests.history.conftest import batch_of
@@ -94,6 +96,16 @@ def heard(process: Process) -> list[tuple[int, int, float]]:
     return [event[1:] for event in process.ear.events]
 
 
+def end_transactions(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND state = 'idle in transaction' AND pid <> pg_backend_pid()"
+            )
+        )
+
+
 class TestTwoProcesses:
     def test_hear_of_each_others_readings_in_one_order_and_once(self, start: Callable[[], Process]) -> None:
         one, two = start(), start()
@@ -115,6 +127,24 @@ class TestTwoProcesses:
         assert one.ear.events == two.ear.events
         assert one.ear.events == sorted(set(one.ear.events))
         assert sorted(heard(one)) == [(metric, number, float(number)) for metric in range(1, 7) for number in range(15)]
+
+    def test_hear_of_what_was_stored_in_a_turn_that_was_lost(self, start: Callable[[], Process]) -> None:
+        one, two = start(), start()
+        send(one, (1, 0, 0.0))
+        send(two, (2, 0, 0.0))
+        wait_until(lambda: len(heard(one)) == len(heard(two)) == 2, "both have heard the first")
+        ending = SharedTurns(one.database, last=0)
+        with pytest.raises(Unavailable), ending.take(to_ms(START)) as turn:
+            lost = (3, turn.received_at, 7.0)
+            two.store.backfill(batch_of((3, [lost[1:]])))  # received at that moment
+            end_transactions(two.database)  # as where a process dies between its insert and its commit
+        send(two, (2, 1, 0.0))
+        expected = [(1, 0, 0.0), (2, 0, 0.0), (2, 1, 0.0), lost]  # at one moment, as the clocks stand still
+        wait_until(lambda: heard(one) == heard(two) == expected, "both have heard of all")
+        asked_to_look = len(one.ear.in_part)
+        send(two, (2, 2, 0.0))
+        wait_until(lambda: heard(one) == heard(two) == [*expected, (2, 2, 0.0)], "both have heard the last")
+        assert len(one.ear.in_part) == asked_to_look  # as nothing was lost since
 
     def test_have_the_same_latest_values(self, start: Callable[[], Process]) -> None:
         one, two = start(), start()

@@ -209,6 +209,20 @@ class TestReadings:
 
 
 class TestResuming:
+    def test_goes_on_though_the_clock_was_set_back(self, live: Live, clock: Clock) -> None:
+        metric = live.world.metric()
+        subscription = live.subscribe(metric)
+        with live.open(subscription) as client:
+            client.named("latest")
+            live.world.send(metric, (NINE, 1))
+            client.named("reading")
+        clock.advance(hours=-6)
+        live.world.send(metric, (TEN, 2))
+        with live.open(subscription, last_id=client.last_id) as again:
+            assert again.named("reading").data["value"] == 2
+            live.world.send(metric, (ELEVEN, 3))
+            assert again.named("reading").data["value"] == 3
+
     def test_brings_what_was_missed_once_and_in_order_then_what_comes(self, live: Live) -> None:
         world = live.world
         one, two = world.metric(), world.metric()

@@ -15,12 +15,11 @@ from kilowatch.webhooks.deliveries import (
     CLAIMED_FOR,
     FIRST_RETRY,
     GATHERED_FOR,
-    LAST_RETRY,
     MOST_READINGS,
     TRIED_FOR,
     Attempt,
 )
-from kilowatch.webhooks.model import KEPT_DELIVERIES
+from kilowatch.webhooks.model import KEPT_DELIVERIES, LAST_RETRY
 from tests.conftest import START, Clock, World
 from tests.webhooks.conftest import Hook, Receiver, hook, post_all
 
@@ -220,6 +219,15 @@ class TestAFailure:
             least = min(FIRST_RETRY * 2**number, LAST_RETRY)
             assert least <= wait <= min(least * 1.25, LAST_RETRY)
         assert waits[-1] == LAST_RETRY
+
+    def test_does_not_wait_for_a_clock_that_was_set_back(self, mine: Hook, receiver: Receiver) -> None:
+        receiver.answers = [500]
+        mine.send(1.0)
+        mine.deliver()
+        assert isinstance(mine.prepare(), datetime)
+        mine.world.clock.advance(hours=-6)
+        mine.deliver()
+        assert [request.values for request in receiver.taken()] == [[1.0], [1.0]]
 
     def test_of_a_day_disables_it_and_says_so(self, mine: Hook, receiver: Receiver) -> None:
         receiver.answers = [500] * 100

@@ -18,6 +18,7 @@ from kilowatch.config import Settings
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.sender import News, Sender
 from tests.conftest import Clock, World, open_world
+from tests.operations.metering import Change
 from tests.processes import wait_until
 from tests.webhooks.conftest import Hook, Receiver, hook
 
@@ -65,6 +66,18 @@ class TestARunningSender:
         for value in (1.0, 2.0, 3.0):
             value_sent(mine, value)
             assert receiver.next().values == [value]
+
+    def test_counts_what_was_taken_and_tells_nobody_of_its_traces(self, running: World, receiver: Receiver) -> None:
+        mine = hook(running, receiver.url)
+        change = Change()
+        receiver.answers = [410]
+        value_sent(mine, 1.0)
+        assert "traceparent" not in {name.lower() for name in receiver.next().headers}
+        wait_until(lambda: change.of("kilowatch_webhook_deliveries_total", result="failed") == 1, "it is counted")
+        mine.put()
+        receiver.next()
+        wait_until(lambda: change.of("kilowatch_webhook_deliveries_total", result="taken") == 1, "it is counted")
+        assert change.of("kilowatch_webhook_request_duration_seconds_count") == 2
 
     def test_posts_to_each_webhook_its_own(self, running: World, receiver: Receiver) -> None:
         hooks = [hook(running, f"{receiver.url}/{number}") for number in range(5)]

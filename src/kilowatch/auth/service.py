@@ -31,7 +31,9 @@ from kilowatch.auth.model import (
 from kilowatch.auth.rights import require_admin, require_scope
 from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Forbidden, NotFound, Stale, TooMany, Unauthenticated, conflict, invalid, said
+from kilowatch.kit import metrics
 from kilowatch.kit.db import Database, take_turns
+from kilowatch.kit.handling import asked_by
 from kilowatch.kit.idempotency import Once, recall, remember, run_once
 from kilowatch.kit.memory import Memory
 from kilowatch.kit.paging import Page, PageRequest, page_of
@@ -112,7 +114,11 @@ class Gate:
             with self.reading(caller, scope=scope) as work:
                 known = (work.who, question(work.connection, work.who, about))
             self._memory.keep(stamp, asked, known)
+            metrics.LOOKUPS_IN_DATABASE.inc()
+        else:
+            metrics.LOOKUPS_IN_MEMORY.inc()
         who, found = known
+        asked_by(who.user_id, who.api_key_id)
         now = self._clock()
         if who.expires_at is not None and who.expires_at <= now:
             raise Unauthenticated(_KEY_IS_GONE if who.sign_in_id is None else _SIGN_IN_HAS_ENDED)
@@ -121,7 +127,7 @@ class Gate:
 
     @contextmanager
     def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
-        with self._database.read() as connection:
+        with self._database.read_anywhere() as connection:
             yield self._work(connection, caller, scope)
 
     @contextmanager
@@ -147,6 +153,7 @@ class Gate:
             problem = _SIGN_IN_HAS_ENDED
         if who is None:
             raise Unauthenticated(problem)
+        asked_by(who.user_id, who.api_key_id)
         return who
 
 
@@ -214,6 +221,7 @@ class SignIns:
         matches = secrets.password_matches(password, found[1] if found else None)
         if not matches or found is None:
             raise BadCredentials
+        asked_by(found[0])
         with self._database.write() as connection:
             if store.find_password(connection, email) != found:  # changed while it was checked
                 raise BadCredentials
@@ -327,7 +335,7 @@ class SignIns:
         with self._database.write() as connection:
             take_turns(connection, "sign-in attempts")
             store.forget_attempts(connection, now - ATTEMPT_WINDOW)
-            counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW)
+            counts = store.count_attempts(connection, list(most), now - ATTEMPT_WINDOW, until=now + ATTEMPT_WINDOW)
             if any(counts.get(subject, 0) >= limit for subject, limit in most.items()):
                 minutes = int(ATTEMPT_WINDOW.total_seconds()) // 60
                 raise TooMany(
@@ -388,6 +396,21 @@ class Accounts:
             return run_once(
                 work.connection, create, once=once, user_id=work.who.user_id, answer_type=User, now=work.now
             )
+
+    def create_first_administrator(self, caller: Caller, *, email: str, name: str, password: str) -> User | None:
+        """The administrator of a new installation; `None` if there is one already. Of several at once, one makes it."""
+        password_hash = secrets.hash_password(password)
+        with self._gate.writing(caller) as work:
+            require_admin(work.who)
+            take_turns(work.connection, "first administrator")
+            if store.lock_admins(work.connection):
+                return None
+            _refuse_taken_email(work.connection, email)
+            user_id = store.add_user(
+                work.connection, email=email, name=name, password_hash=password_hash, is_admin=True, now=work.now
+            )
+            audit.record(work, None, "user_created", email, {"name": name, "is_admin": True})
+            return _user(work.connection, user_id)
 
     def change_user(
         self, caller: Caller, user_id: int, changes: dict[str, object], *, if_match: str | None = None

@@ -330,11 +330,16 @@ def _subject(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def count_attempts(connection: Connection, subjects: list[str], since: datetime) -> dict[str, int]:
+def count_attempts(connection: Connection, subjects: list[str], since: datetime, *, until: datetime) -> dict[str, int]:
+    """`until`: those of later are of a clock that was set back, and lock nobody out until it is there again."""
     hashed = {_subject(subject): subject for subject in subjects}
     rows = connection.execute(
         select(SignInAttemptRow.subject, func.count())
-        .where(SignInAttemptRow.subject.in_(hashed), SignInAttemptRow.attempted_at > since)
+        .where(
+            SignInAttemptRow.subject.in_(hashed),
+            SignInAttemptRow.attempted_at > since,
+            SignInAttemptRow.attempted_at <= until,
+        )
         .group_by(SignInAttemptRow.subject)
     )
     return {hashed[subject]: count for subject, count in rows}

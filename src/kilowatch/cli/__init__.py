@@ -4,8 +4,9 @@ import typer
 
 from kilowatch.cli.exporting import export
 from kilowatch.cli.importing import import_
-from kilowatch.cli.people import sites, users
-from kilowatch.cli.server import demo, serve
+from kilowatch.cli.moving import backup, databases, histories, restore
+from kilowatch.cli.people import init, sites, users
+from kilowatch.cli.server import demo, serve, worker
 from kilowatch.cli.terminal import err
 from kilowatch.cli.upkeep import check, migrate, openapi
 from kilowatch.errors import KilowatchError
@@ -19,10 +20,16 @@ app = typer.Typer(
 )
 for command in (serve, demo, migrate, openapi, check):
     app.command()(command)
+app.command()(init)
+app.command(hidden=True)(worker)
 app.add_typer(users, name="user")
 app.add_typer(sites, name="site")
 app.command("import")(import_)
 app.command()(export)
+app.command()(backup)
+app.command()(restore)
+app.add_typer(histories, name="history")
+app.add_typer(databases, name="database")
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 import msgspec
 import typer
 
-from kilowatch.cli.parts import zstd
 from kilowatch.cli.progress import Meter, meter
 from kilowatch.cli.terminal import err, opened
 from kilowatch.config import load_settings
 from kilowatch.errors import Invalid, NotFound
+from kilowatch.kit.compression import zstd
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast, get_args
 
 from kilowatch.cli.resuming import Place
 from kilowatch.errors import Invalid
+from kilowatch.kit.compression import zstd
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,14 +140,6 @@ def _other_errors() -> tuple[type[Exception], ...]:
     import ijson
 
     return zstd().ZstdError, ijson.JSONError, UnicodeDecodeError
-
-
-def zstd() -> Any:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────────

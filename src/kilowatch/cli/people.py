@@ -1,14 +1,16 @@
-"""`kilowatch user …` and `kilowatch site …`."""
+"""`kilowatch init`, `kilowatch user …` and `kilowatch site …`."""
 
+import secrets
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from kilowatch.cli.terminal import opened, out
-from kilowatch.config import load_settings
-from kilowatch.errors import Invalid, NotFound
+from kilowatch.config import load_settings, read_secret
+from kilowatch.errors import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
@@ -17,6 +19,36 @@ users = typer.Typer(help="Users.", no_args_is_help=True)
 sites = typer.Typer(help="Sites.", no_args_is_help=True)
 
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+
+
+def init(
+    admin: Annotated[str, typer.Option(help="Email of the first administrator.")],
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with their password. Without it one is made, and printed once.")
+    ] = None,
+) -> None:
+    """Migrate both stores, and make the first administrator if there is none. Running it again changes nothing."""
+    from kilowatch.auth.model import OPERATOR
+    from kilowatch.auth.schemas import UserIn
+
+    try:
+        given = read_secret("--password-file", password_file) if password_file is not None else None
+    except ValueError as error:
+        raise Invalid(str(error)) from error
+    password = given or secrets.token_urlsafe(18)
+    user = _validated(UserIn, email=admin, name=admin.split("@", maxsplit=1)[0], password=password, is_admin=True)
+    with opened(load_settings()) as services:
+        try:
+            made = services.accounts.create_first_administrator(OPERATOR, **user.model_dump(exclude={"is_admin"}))
+        except Conflict as error:
+            raise Conflict(f"{user.email} has an account that is no administrator's; name another --admin.") from error
+    out.print("Both stores are up to date.")
+    if made is None:
+        out.print("There is an administrator already; none was made.")
+        return
+    out.print(f"Created the administrator {made.email}.", markup=False)
+    if given is None:
+        out.print(f"Password, shown this once: {password}", markup=False)
 
 
 @users.command("create")

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from kilowatch.cli.terminal import err, opened, out
+from kilowatch.cli.workers import Lifeline, Workers, end_with, listening, refuse_workers
 from kilowatch.config import Settings, load_settings
-from kilowatch.errors import Invalid
+from kilowatch.kit.logs import configure_logging
 
 if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
@@ -22,12 +24,48 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
-def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Serve the API. Migrates both stores first; Ctrl-C ends it."""
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            envvar="KILOWATCH_WORKERS",
+            help="Processes that serve. More than one needs PostgreSQL and ClickHouse.",
+        ),
+    ] = 1,
+) -> None:
+    """Serve the API and the pages. Migrates both stores first; Ctrl-C ends it.
+
+    With several workers SIGHUP replaces them one after another, without losing a request.
+    """
+    from kilowatch.kit import metrics
+
     settings = load_settings()
-    _refuse_taken_port(host, port)
-    with opened(settings) as services:
-        _serve(services, settings, host, port)
+    if workers == 1:
+        with metrics.serving(settings):
+            _refuse_taken_port(host, port)
+            with opened(settings) as services:
+                _serve(services, settings, started=_saying(f"Serving on {_address(host, port)}"), host=host, port=port)
+        out.print("Stopped.")
+        return
+    refuse_workers(settings)
+    configure_logging(settings)
+    with metrics.serving_several(settings) as counts, listening(host, port) as listener:
+        banner = f"Serving on {_address(host, port)} with {workers} workers"
+        Workers(workers, listener, started=_saying(banner), environment=counts.environment, ended=counts.forget).run()
+    out.print("Stopped.")
+
+
+def worker(listener: int, lifeline: int) -> None:
+    """One of several processes that serve: what `serve --workers` starts."""
+    settings = load_settings()
+    line = Lifeline(lifeline)
+    threading.Thread(target=end_with, args=[line], daemon=True).start()
+    with opened(settings) as services, socket.socket(fileno=listener) as shared:
+        _serve(services, settings, started=line.say_ready, sockets=[shared], timeout_graceful_shutdown=30)
 
 
 def demo(
@@ -40,15 +78,17 @@ def demo(
     if serve:
         _refuse_taken_port(host, port)
     from kilowatch.demo import portfolio
+    from kilowatch.kit.metrics import serving
 
     out.print(f"Preparing the demo in {settings.data_dir}", markup=False)
-    with opened(settings) as services:
+    with serving(settings) if serve else contextlib.nullcontext(), opened(settings) as services:
         prepared = portfolio.prepare(services, settings, progress=_show_progress)
         address = _address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104 - compared, not bound
         _show_demo(prepared, address)
         if serve:
             banner = f"Serving on {address} (description: {address}/api/docs). Ctrl-C ends it."
-            _serve(services, settings, host, port, banner=banner)
+            _serve(services, settings, started=_saying(banner), host=host, port=port)
+            out.print("Stopped.")
 
 
 @contextlib.contextmanager
@@ -57,6 +97,10 @@ def _show_progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("Loading", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _saying(banner: str) -> Callable[[], None]:
+    return lambda: out.print(banner, markup=False)
 
 
 def _address(host: str, port: int) -> str:
@@ -81,26 +125,37 @@ def _show_demo(prepared: Any, address: str) -> None:
     )
 
 
-def _serve(services: "Kilowatch", settings: Settings, host: str, port: int, *, banner: str | None = None) -> None:
+def _serve(
+    services: "Kilowatch",
+    settings: Settings,
+    *,
+    started: Callable[[], None],
+    sockets: list[socket.socket] | None = None,
+    **options: Any,
+) -> None:
+    """Serve until a signal says otherwise. `options` are uvicorn's."""
     from kilowatch.app import create_app
     from kilowatch.cli.web import Server
 
     _allow_many_connections()
-    server = Server(
-        create_app(settings, services=services),
-        started=lambda: out.print(banner or f"Serving on {_address(host, port)}", markup=False),
-        host=host,
-        port=port,
-        server_header=False,
-        timeout_graceful_shutdown=3,
-    )
+    server = Server(create_app(settings, services=services), started=started, server_header=False, **options)
     # uvicorn has shut down by the time that it passes the signal on, so the end is an orderly one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    with contextlib.suppress(KeyboardInterrupt), _control(services, settings):
+        server.run(sockets)
     if not server.started:
         raise SystemExit(1)
-    out.print("Stopped.")
+
+
+def _control(services: "Kilowatch", settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Where `kilowatch backup` asks this process, which alone has the embedded history."""
+    from kilowatch.transfer.backups import Stores
+    from kilowatch.transfer.control import Control
+
+    if services.history is None or not services.history.is_embedded:
+        return contextlib.nullcontext()
+    stores = Stores(services.database, services.history.contents(), services.now)
+    return contextlib.closing(Control(settings.data_dir, stores))
 
 
 def _allow_many_connections() -> None:
@@ -111,12 +166,6 @@ def _allow_many_connections() -> None:
 
 
 def _refuse_taken_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Invalid(
-                f"Can't listen on {host}:{port} ({error.strerror}); choose another with --port, or stop what is there."
-            ) from error
+    """Before the stores are opened, which takes seconds."""
+    with listening(host, port):
+        pass

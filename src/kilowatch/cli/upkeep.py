@@ -2,10 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from kilowatch.cli.terminal import opened, out
 from kilowatch.config import Settings, load_settings
 from kilowatch.errors import Invalid, KilowatchError, Unavailable
+
+_SERVER_WITHIN_S = 8
 
 
 def migrate() -> None:
@@ -27,8 +32,15 @@ def openapi() -> None:
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
-def check() -> None:
+def check(
+    server: Annotated[
+        str | None, typer.Option(help="Ask the server at this address, http://…, whether it is ready, and no more.")
+    ] = None,
+) -> None:
     """Check the settings and both stores, and say what to do where something is wrong."""
+    if server is not None:
+        _check_server(server)
+        return
     problems = 0
 
     def report(name: str, detail: str, *, fine: bool = True) -> None:
@@ -57,6 +69,25 @@ def check() -> None:
     raise SystemExit(1 if problems else 0)
 
 
+def _check_server(address: str) -> None:
+    """What a container's health check runs. Raises `Unavailable` unless the server says that it is ready."""
+    from http.client import HTTPConnection, HTTPException
+    from urllib.parse import urlsplit
+
+    url = urlsplit(address)
+    if url.scheme != "http" or not url.hostname:
+        raise Invalid(f"--server {address}: write http://host:port.")
+    try:
+        connection = HTTPConnection(url.hostname, url.port or 80, timeout=_SERVER_WITHIN_S)
+        connection.request("GET", "/health/ready")
+        status = connection.getresponse().status
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(f"{address} does not answer: {error}.") from error
+    if status != 200:
+        raise Unavailable(f"{address} is not ready: it answers {status}.")
+    out.print(f"{address} is ready.", markup=False)
+
+
 def _check_catalogue(settings: Settings) -> str:
     from kilowatch import migrations
     from kilowatch.kit.db import Database
@@ -69,6 +100,7 @@ def _check_catalogue(settings: Settings) -> str:
             revision = migrations.current_revision(connection)
     finally:
         database.close()
+    migrations.refuse_newer(revision)
     if revision != migrations.newest_revision():
         raise Invalid(f"the schema is at {revision or 'nothing'}, not the newest; run `kilowatch migrate`.")
     return f"{_shown_url(settings.resolved_database_url)} answers, schema {revision}"

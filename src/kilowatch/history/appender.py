@@ -16,7 +16,9 @@ import structlog
 from kilowatch.errors import Unavailable, said
 from kilowatch.history.model import Batch, Flags, Rows, joined
 from kilowatch.history.turns import Turn, Turns
+from kilowatch.kit import metrics
 from kilowatch.kit.timespan import to_ms
+from kilowatch.kit.traces import here, root_span
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -36,6 +38,14 @@ _TIME_BITS = 42
 class Overloaded(Unavailable):
     def __init__(self) -> None:
         super().__init__(said("More readings arrive than can be stored; send them again in a moment."), retry_after_s=1)
+
+
+class _Stored(Future[int]):
+    """`span`: of whoever waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.span = here()
 
 
 class Appender:
@@ -60,7 +70,7 @@ class Appender:
         self._clock = clock
         self._when_idle = when_idle
         self._idle_s = idle_s
-        self._waiting: list[tuple[Batch, Future[int]]] = []
+        self._waiting: list[tuple[Batch, _Stored]] = []
         self._waiting_rows = 0
         self._writers = 0
         self._closed = False
@@ -70,7 +80,7 @@ class Appender:
 
     def submit(self, batch: Batch) -> Future[int]:
         """See `HistoryStore.submit`."""
-        done: Future[int] = Future()
+        done = _Stored()
         done.set_running_or_notify_cancel()  # from now on nobody can cancel it: it will be stored
         with self._changed:
             if self._closed or (self._waiting and self._waiting_rows + len(batch) > MOST_WAITING):
@@ -104,19 +114,29 @@ class Appender:
             waiting = len(self._waiting)
             time.sleep(_PAUSE_S)
 
-    def _write(self, group: list[tuple[Batch, Future[int]]]) -> None:
+    def waiting(self) -> tuple[int, int]:
+        """How many batches and readings wait for the next insert."""
+        return len(self._waiting), self._waiting_rows
+
+    def _write(self, group: list[tuple[Batch, _Stored]]) -> None:
+        began, readings = time.perf_counter(), sum(len(batch) for batch, _ in group)
         try:
-            with self._turns.take(to_ms(self._clock())) as turn:
+            with (
+                root_span("history insert", of=[done.span for _, done in group], batches=len(group), readings=readings),
+                self._turns.take(to_ms(self._clock())) as turn,
+            ):
                 self._store(rows_of([batch for batch, _ in group], turn.received_at), turn)
         # Whatever it is, it belongs to those who wait for this insert: each of them raises it.
         except Exception as error:
+            metrics.INSERT_FAILURES.inc()
             for _, done in group:
                 done.set_exception(error)
         else:
+            metrics.inserted(readings=readings, batches=len(group), seconds=time.perf_counter() - began)
             for _, done in group:
                 done.set_result(turn.received_at)
 
-    def _next_group(self) -> list[tuple[Batch, Future[int]]] | None:
+    def _next_group(self) -> list[tuple[Batch, _Stored]] | None:
         """The batches that go with the next insert, none after a while without any; `None` when closed and all done."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed, self._idle_s)

@@ -2,11 +2,13 @@
 
 import queue
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import clickhouse_connect
 import numpy as np
@@ -18,11 +20,17 @@ from clickhouse_connect.driver.exceptions import (
     OperationalError,
     ProgrammingError,
 )
+from opentelemetry.trace import SpanKind
 
 from kilowatch.errors import Invalid, Unavailable, said
-from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
+from kilowatch.history import cluster, statements
+from kilowatch.history.cluster import Cluster
+from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE, Step
 from kilowatch.history.native import decode
+from kilowatch.kit import handling, metrics
+from kilowatch.kit.breaker import Breaker
 from kilowatch.kit.memory import leave
+from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -34,7 +42,11 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 
 _PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
-_CONNECTION_WAIT_S = 30
+_CONNECTION_WAIT_S = 10
+_ANSWER_WITHIN_S = 30
+"""Of a server. Of a question that takes longer it says before then how far it is; what is removed from large tables may
+be done all the same after we gave up, and is asked for again."""
+
 _CLOSE_WAIT_S = 5
 _MAX_IDS = 20_000
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
@@ -54,27 +66,45 @@ class HistoryUnavailable(Unavailable):
         super().__init__(said("The history engine does not answer; try again shortly."), retry_after_s=5)
 
 
+def _away() -> HistoryUnavailable:
+    metrics.UNAVAILABLE.labels("history").inc()
+    return HistoryUnavailable()
+
+
 class Engine:
     """Connections to ClickHouse, one of them for inserts alone. Safe to use from any thread, but for `insert`."""
 
-    def __init__(self, url: str, *, connections: int, sync: bool, migrate: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int,
+        sync: bool,
+        migrate: bool = True,
+        migrations: Sequence[Step] = MIGRATIONS,
+    ) -> None:
         """Open the engine and bring its tables up to date.
 
         Args:
-            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database` (`clickhouses://`
-                for TLS).
+            url: `chdb:///path[?database=name]` or `clickhouse://user:password@host:8123/database[?cluster=name]`
+                (`clickhouses://` for TLS).
             connections: how many statements may run at once, inserts not counted.
             sync: write what is inserted through to the disk.
             migrate: change nothing if false; then tables that are not up to date are an error.
 
         Raises:
-            Invalid: the URL can't be used, or the tables are not up to date.
+            Invalid: the URL can't be used, or the tables are not up to date, are newer than `migrations`, or can't be
+                brought up to date.
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
         connect = _connector(url, create=migrate)
+        self.cluster = _cluster(url)
+        """The cluster that the tables are spread over; `None` where one server has them."""
         self.is_embedded = url.startswith("chdb:")
         """Nobody but this process has it then."""
+        self._migrations = migrations
+        self._breaker = Breaker(OperationalError, refusal=_away)
         self._clients: list[Client] = []
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         try:
@@ -92,28 +122,45 @@ class Engine:
 
     def query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         """The rows of an answer, whose columns have a fixed width, as one array."""
-        return np.frombuffer(self._raw(sql, parameters, "RowBinary"), dtype)
+        with _Statement(sql) as statement:
+            rows = np.frombuffer(self._raw(sql, parameters, "RowBinary"), dtype)
+            statement.gives(len(rows))
+            return rows
 
     def columns(self, sql: str, parameters: Mapping[str, Any], dtypes: Sequence[np.dtype[Any]]) -> list[np.ndarray]:
         """The columns of an answer, as they lie in the engine."""
-        return decode(self._raw(sql, parameters, "Native"), dtypes)
+        with _Statement(sql) as statement:
+            columns = decode(self._raw(sql, parameters, "Native"), dtypes)
+            statement.gives(len(columns[0]))
+            return columns
 
     def lines(self, sql: str, parameters: Mapping[str, Any]) -> list[list[str]]:
         """The fields of an answer's lines as texts."""
-        return [line.split("\t") for line in self._raw(sql, parameters, "TSV").decode().splitlines()]
+        with _Statement(sql) as statement:
+            lines = self._raw(sql, parameters, "TSV").decode().splitlines()
+            statement.gives(len(lines))
+            return [line.split("\t") for line in lines]
 
     def _raw(self, sql: str, parameters: Mapping[str, Any], form: str) -> bytes:
+        if self.cluster is not None:
+            sql = self.cluster.asking(sql)
         with self._client() as client:
             return client.raw_query(sql, parameters=dict(parameters), fmt=form)
 
     def command(self, sql: str, parameters: Mapping[str, Any]) -> None:
-        with self._client() as client:
-            client.command(sql, parameters=dict(parameters))
+        changing = sql if self.cluster is None else self.cluster.changing(sql)
+        with _Statement(sql), self._client() as client:
+            client.command(changing, parameters=dict(parameters))
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
-        with _translated():
+        with _translated(), self._breaker.attempt():
             self._clients[0].raw_insert(table, columns, body, fmt=form)
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections are in use, and how many there are; that for inserts not counted."""
+        most = len(self._clients) - 1
+        return most - self._idle.qsize(), most
 
     def insert_apart(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """As `insert`, by any thread, beside what that one inserts."""
@@ -133,41 +180,93 @@ class Engine:
     @contextmanager
     def _client(self) -> Iterator[Client]:
         leave()
+        self._breaker.check()
         try:
             client = self._idle.get(timeout=_CONNECTION_WAIT_S)
         except queue.Empty as error:
-            raise HistoryUnavailable from error
+            raise _away() from error
         try:
-            with _translated():
+            with _translated(), self._breaker.attempt():
                 yield client
         finally:
             self._idle.put(client)
 
-    def _missing(self, client: Client) -> list[tuple[int, str, tuple[str, ...]]]:
-        """The migrations that were not run yet."""
+    def _missing(self, client: Client) -> list[Step]:
+        """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""
         with _translated():
             if not client.command("EXISTS TABLE schema_migrations"):
-                return list(MIGRATIONS)
+                return list(self._migrations)
             done = {row[0] for row in client.query("SELECT version FROM schema_migrations FINAL").result_rows}
-            return [step for step in MIGRATIONS if step[0] not in done]
+        newest = max((version for version, *_ in self._migrations), default=0)
+        if done and max(done) > newest:
+            raise Invalid(
+                f"The history's tables are at version {max(done)}, which this Kilowatch does not know (its newest is "
+                f"{newest}): a later one has migrated them. Install that version or a later one, or restore the backup "
+                "that was made before. Processes that run already may go on."
+            )
+        return [step for step in self._migrations if step[0] not in done]
 
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
-            client.command(SCHEMA_TABLE)
-            for version, brings, steps in self._missing(client):
-                log.info("history migration", version=version, brings=brings)
-                for step in steps:
-                    client.command(step.format(sync=int(sync)))
-                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+            self._make(client, SCHEMA_TABLE)
+        for step in self._missing(client):
+            self._migrate_by(client, step, sync=sync)
+        with _translated():
             for table in ("readings", "latest", "quarters", "days"):
-                client.command(
+                self._make(
+                    client,
                     f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(sync)}, "
-                    f"fsync_part_directory = {int(sync)}"
+                    f"fsync_part_directory = {int(sync)}",
                 )
+
+    def _migrate_by(self, client: Client, step: Step, *, sync: bool) -> None:
+        version, brings, parts = step
+        log.info("history migration", version=version, brings=brings)
+        try:
+            with _translated():
+                for statement in parts:
+                    self._make(client, statement.format(sync=int(sync)))
+                client.command("INSERT INTO schema_migrations (version) VALUES ({v:UInt32})", {"v": version})
+        except ClickHouseError as error:
+            raise Invalid(
+                f"The history's tables can't be brought to version {version} ({brings}): {error} What was done of it "
+                "stays, and does no harm to the version of Kilowatch that ran before. Remove the cause, then start "
+                "again or run `kilowatch migrate`: it goes on from there."
+            ) from error
+
+    def _make(self, client: Client, statement: str) -> None:
+        for part in (statement,) if self.cluster is None else self.cluster.creating(statement):
+            client.command(part)
 
     def _close_clients(self) -> None:
         for client in self._clients:
             client.close()
+
+
+class _Statement:
+    """What is counted, timed and traced of a statement, which the block runs."""
+
+    def __init__(self, sql: str) -> None:
+        self._kind = statements.kind_of(sql)
+
+    def __enter__(self) -> "_Statement":
+        leave()  # before it counts: it is made again by a thread that may wait
+        self._began = time.perf_counter()
+        self._opening = span("history statement", kind=SpanKind.CLIENT, statement=self._kind)
+        self._span = self._opening.__enter__()
+        return self
+
+    def gives(self, rows: int) -> None:
+        self._span.set_attribute("db.response.returned_rows", rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opening.__exit__(kind, error, trace)
+        seconds = time.perf_counter() - self._began
+        handling.took("history", seconds)
+        metrics.STATEMENTS.labels(self._kind, "ok" if error is None else "failed").inc()
+        metrics.STATEMENT_DURATION.labels(self._kind).observe(seconds)
 
 
 @contextmanager
@@ -175,16 +274,16 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise HistoryUnavailable from error
+        raise _away() from error
     except DatabaseError as error:
         if _PASSING.search(str(error)):
-            raise HistoryUnavailable from error
+            raise _away() from error
         if _REFUSED.search(str(error)):
             raise Invalid("KILOWATCH_HISTORY_URL: the server refuses this user or password.") from error
         raise
     except ProgrammingError as error:
         if "closed" in str(error):  # while the server shuts down
-            raise HistoryUnavailable from error
+            raise _away() from error
         raise
 
 
@@ -201,8 +300,8 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
         _check_database_name(database)
         return lambda: _open_embedded(path, database, create=create)
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
-        database = unquote(parts.path.strip("/")) or "kilowatch"
-        _check_database_name(database)
+        database = _database_of(parts)
+        spread = _cluster(url)
         secure = parts.scheme == "clickhouses"
         return lambda: _open_server(
             host=parts.hostname or "",
@@ -211,12 +310,28 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=database,
+            spread=spread,
             create=create,
         )
     raise Invalid(
         "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
         "(`clickhouses://` for TLS)."
     )
+
+
+def _cluster(url: str) -> Cluster | None:
+    """The cluster that a URL names. Raises `Invalid`."""
+    parts = urlsplit(url)
+    named = parse_qs(parts.query, keep_blank_values=True).get("cluster")
+    if named is None or parts.scheme == "chdb":
+        return None
+    return Cluster(named[0], _database_of(parts))
+
+
+def _database_of(parts: SplitResult) -> str:
+    database = unquote(parts.path.strip("/")) or "kilowatch"
+    _check_database_name(database)
+    return database
 
 
 def _check_database_name(name: str) -> None:
@@ -240,6 +355,11 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
         client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
         return client
+    except ImportError as error:
+        raise Invalid(
+            "The embedded history (chDB) is not part of this installation; set KILOWATCH_HISTORY_URL to a ClickHouse "
+            "server, or install the package chdb-core-lite."
+        ) from error
     except ClickHouseError as error:
         if "already initialized with path" in str(error):
             raise Invalid(
@@ -251,17 +371,17 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         raise Unavailable(f"The embedded history at {path} can't be opened: {error}") from error
 
 
-def _open_server(*, database: str, create: bool, **connection: Any) -> Client:
-    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": 60}
+def _open_server(*, database: str, spread: Cluster | None, create: bool, **connection: Any) -> Client:
+    connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": _ANSWER_WITHIN_S}
     with _translated():
         if create:
             client = clickhouse_connect.get_client(**connection, database="default")
-            client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
             client.close()
         return clickhouse_connect.get_client(
             **connection,
             database=database,
-            settings=_INSERT_SETTINGS,
+            settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
             # Long lists of ids and edges do not fit a URL.
             form_encode_query_params=True,
         )

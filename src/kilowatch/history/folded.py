@@ -145,6 +145,8 @@ class Folded:
 
     def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
         """A number that the quarters in the window do not exceed: some thousands too many."""
+        if self._engine.cluster is not None:  # of the tables of other servers the engine estimates nothing
+            return int(self._engine.query(statements.COUNT_FOLDED, _asked(metric_ids, window), np.dtype("<u8"))[0])
         lines = self._engine.lines(statements.ESTIMATE_FOLDED, _asked(metric_ids, window))
         return sum(int(rows) for _, _, _, rows, *_ in lines)
 

@@ -4,6 +4,9 @@ Every statement may run twice (`IF NOT EXISTS`), so two processes that start at 
 half-way, do no harm. `{sync}` is 1 when readings are to be written through to the disk.
 """
 
+Step = tuple[int, str, tuple[str, ...]]
+"""Its number, what it brings, its statements."""
+
 _OF_A_CELL = """
     first_ts DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
     last_ts DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
@@ -24,7 +27,7 @@ _OF_A_CELL = """
     made_at DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1))
 """
 
-MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
+MIGRATIONS: tuple[Step, ...] = (
     (
         1,
         "readings, and the latest of each metric",
@@ -87,7 +90,6 @@ MIGRATIONS: tuple[tuple[int, str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-"""Each step: its number, what it brings, its statements."""
 
 SCHEMA_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))

@@ -1,16 +1,16 @@
 """The engine's Native format: blocks of columns as they lie in memory, for the types that readings have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kilowatch.history.model import Floats, MetricIds, Milliseconds, Rows
 
-_TIME = b"DateTime64(3, 'UTC')"
+_TIME = "DateTime64(3, 'UTC')"
 _TIMES = frozenset(("ts", "received_at", "begins", "ends", "first_ts", "last_ts", "received_until", "made_at"))
-_KINDS = {"u": b"UInt32", "i": b"Int64", "f": b"Float64"}
-_DTYPES = {_TIME: "<i8", b"UInt32": "<u4", b"Int64": "<i8", b"Float64": "<f8"}
+_KINDS = {"u": "UInt32", "i": "Int64", "f": "Float64"}
+_DTYPES = {_TIME: "<i8", "UInt32": "<u4", "Int64": "<i8", "Float64": "<f8"}
 
 
 def encode(rows: Rows) -> bytes:
@@ -25,11 +25,18 @@ def encode_columns(metric_ids: MetricIds, timestamps: Milliseconds, values: Floa
 
 def block(columns: Mapping[str, np.ndarray]) -> bytes:
     """Columns of one length by their names: numbers as they are, whole ones of 64 bits as times where they are some."""
-    parts = [_varint(len(columns)), _varint(len(next(iter(columns.values()))))]
-    for name, data in columns.items():
-        kind = _TIME if name in _TIMES else _KINDS[data.dtype.kind]
-        code = data.astype(_DTYPES[kind], copy=False)
-        parts += (_varint(len(name)), name.encode(), _varint(len(kind)), kind, code.tobytes())
+    kinds = {name: _TIME if name in _TIMES else _KINDS[data.dtype.kind] for name, data in columns.items()}
+    return encode_block(
+        (name, kinds[name], data.astype(_DTYPES[kinds[name]], copy=False)) for name, data in columns.items()
+    )
+
+
+def encode_block(columns: Iterable[tuple[str, str, np.ndarray]]) -> bytes:
+    """Columns of one length (name, the engine's type, what lies in memory as that type does) as one block."""
+    columns = list(columns)
+    parts = [_varint(len(columns)), _varint(len(columns[0][2]))]
+    for name, kind, data in columns:
+        parts += (_varint(len(name)), name.encode(), _varint(len(kind)), kind.encode(), data.tobytes())
     return b"".join(parts)
 
 

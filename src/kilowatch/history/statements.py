@@ -286,6 +286,7 @@ WHERE metric_id = {id:UInt32}
 """
 EXTENT_DTYPE = np.dtype([("first", "<i8"), ("end", "<i8")])
 
+COUNT_FOLDED = f"SELECT count() FROM quarters WHERE {_FOLDED_IN_WINDOW}"
 ESTIMATE_FOLDED = f"EXPLAIN ESTIMATE SELECT first, last FROM quarters WHERE {_FOLDED_IN_WINDOW}"
 
 # All readings that these metrics' quarters stand for, and the end of the last of them.
@@ -403,3 +404,24 @@ SELECT count()
 FROM system.mutations
 WHERE database = currentDatabase() AND table = 'readings' AND NOT is_done
 """
+
+# ── what they are counted as ─────────────────────────────────────────────────────────────────────────────────────────
+
+_KINDS = {
+    "latest": (NEWEST, NEWEST_OF, NEWEST_SINCE, NEWEST_STORED),
+    "arrivals": (ARRIVALS,),
+    "readings": (*READINGS_OF_ONE, *READINGS_OF_SOME),
+    "edges": (LAST_BEFORE, FIRST_FROM, LAST_FOLDED_BEFORE, FIRST_FOLDED_FROM),
+    "folded": (QUARTERS, DAYS, RAW_QUARTERS, KEPT, BEGINS, BEGINS_AT, FOLDED_UNTIL),
+    "folding": (OLD, OLD_QUARTERS, FOLDED_QUARTERS, OLD_MONTHS, UNFINISHED, DELETE_FOLDED),
+    "intervals": (USUAL_INTERVALS,),
+    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW, COUNT_FOLDED, ESTIMATE_FOLDED),
+    "compare": (READINGS_AT,),
+    "erase": (ERASE, ERASE_LATEST, *ERASE_WINDOW, *ERASE_FOLDED, *ERASE_FOLDED_WINDOW),
+}
+_KIND_OF = {statement: kind for kind, statements in _KINDS.items() for statement in statements}
+
+
+def kind_of(statement: str) -> str:
+    """What a statement asks, in a word; `other` for what is asked seldom."""
+    return _KIND_OF.get(statement, "other")

@@ -19,6 +19,7 @@ from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
 from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.changes import Changes
+from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
 from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.folded import Days, Folded
@@ -126,6 +127,21 @@ class HistoryStore:
             when_idle=self._between_inserts,
             idle_s=_NEWEST_EVERY_S if self._alone else None,
         )
+
+    # ── how it is doing ──
+
+    def connections(self) -> tuple[int, int]:
+        """How many of the engine's connections are in use, and how many there are."""
+        return self._engine.connections()
+
+    def waiting(self) -> tuple[int, int]:
+        """How many batches and readings wait for the next insert."""
+        return self._appender.waiting()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this process alone has the history."""
+        return self._alone
 
     # ── in ──
 
@@ -341,6 +357,8 @@ class HistoryStore:
 
     def count_at_most(self, metric_ids: Sequence[int], window: Window) -> int:
         """A number that these metrics' readings in the window do not exceed: some thousands too many a month."""
+        if self._engine.cluster is not None:  # of the tables of other servers the engine estimates nothing
+            return self.count_in_window(metric_ids, window)
         parameters = {"ids": list(metric_ids), "start": window.start_ms, "end": window.end_ms}
         return sum(int(rows) for _, _, _, rows, *_ in self._engine.lines(statements.ESTIMATE, parameters))
 
@@ -439,6 +457,10 @@ class HistoryStore:
     def _near(self, statement: str, metric_ids: Iterable[int], begin: int, end: int) -> np.ndarray:
         parameters = {"ids": sorted(metric_ids), "start": begin, "end": end}
         return self._engine.query(statement, parameters, statements.POINT_DTYPE)
+
+    def contents(self) -> Contents:
+        """The history as a whole, to be read while it is in use: with one processor, that others may have the rest."""
+        return Contents(self._engine, threads=1)
 
     def check(self) -> None:
         """Raises `Unavailable` if the engine does not answer."""

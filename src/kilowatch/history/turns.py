@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from sqlalchemy import BigInteger, Connection, func, select, text, update
+from sqlalchemy import BigInteger, Connection, Sequence, func, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kilowatch.kit.db import Base, Database
@@ -25,7 +25,7 @@ _CHANNEL = "kilowatch_arrivals"
 _MOST_IDS = 900
 """Metrics that a notice names; it may have 8,000 bytes. Of more it says that any may have readings."""
 
-_WAIT = text("SET LOCAL lock_timeout = '30s'")
+_WAIT = text("SET LOCAL lock_timeout = '10s'")
 
 
 class ArrivalClock(Base):
@@ -35,9 +35,14 @@ class ArrivalClock(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     received_at: Mapped[int] = mapped_column(BigInteger)
+    turn: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The number of the turn that took it."""
 
 
-_READ = select(ArrivalClock.received_at).where(ArrivalClock.id == 1)
+_NUMBERS = Sequence("arrival_turns")
+"""Counts turns on PostgreSQL, those too that are not committed: their numbers are missing then."""
+
+_READ = select(ArrivalClock.received_at, ArrivalClock.turn).where(ArrivalClock.id == 1)
 
 
 @dataclass(slots=True)
@@ -99,21 +104,21 @@ class SharedTurns:
         self._last = 0
         self._unsure = True  # an earlier process may have stored, and ended before it could say so
         with database.write() as connection:
-            self._take(connection, last)
+            self._begin(connection, last)
 
     @contextmanager
     def take(self, now: int) -> Iterator[Turn]:
         trouble: Exception | None = None
         was_unsure, self._unsure = self._unsure, True
         with self._database.write() as connection:
-            received_at, before = self._take(connection, now)
-            turn = Turn(received_at, alone=before == self._last)
+            received_at, before, is_next = self._begin(connection, now)
+            turn = Turn(received_at, alone=is_next and before == self._last)
             try:
                 yield turn
             except Exception as error:
                 # Some of it may be stored: so the moment is taken all the same, and the others look.
                 turn.metric_ids, trouble = None, error
-            notice = self._notice(turn, of_any=was_unsure)
+            notice = self._notice(turn, of_any=was_unsure or not is_next)
             connection.execute(select(func.pg_notify(_CHANNEL, notice)))
         # Where this is not reached nobody was told, so the next notice says that any metric may have readings.
         self._last, self._unsure = received_at, False
@@ -129,16 +134,22 @@ class SharedTurns:
             self._database,
             _CHANNEL,
             hear=lambda notice: hear(self._arrived(notice)),
-            connected=lambda connection: hear(Arrived(connection.execute(_READ).scalar_one(), None, False)),
+            connected=lambda connection: hear(Arrived(connection.execute(_READ).scalars().one(), None, False)),
         ).close
 
-    def _take(self, connection: Connection, now: int) -> tuple[int, int]:
-        """The new moment, and the last one before."""
+    def _begin(self, connection: Connection, now: int) -> tuple[int, int, bool]:
+        """The new moment, the last one before, and whether no turn between them was lost.
+
+        What was stored in a turn that was lost (its process ended, or could not commit) has a moment between, and
+        nobody was told.
+        """
         connection.execute(_WAIT)
-        before = connection.execute(_READ.with_for_update()).scalar_one()
+        before, turn_before = connection.execute(_READ.with_for_update()).one()
         received_at = max(now, before + 1)
-        connection.execute(update(ArrivalClock).where(ArrivalClock.id == 1).values(received_at=received_at))
-        return received_at, before
+        taken = update(ArrivalClock).where(ArrivalClock.id == 1)
+        values = {"received_at": received_at, "turn": _NUMBERS.next_value()}
+        turn = connection.execute(taken.values(values).returning(ArrivalClock.turn)).scalar_one()
+        return received_at, before, turn == turn_before + 1
 
     def _notice(self, turn: Turn, *, of_any: bool) -> str:
         known = None if turn.metric_ids is None or of_any or len(turn.metric_ids) > _MOST_IDS else turn.metric_ids

@@ -95,6 +95,10 @@ def _expand(
     return bytes(out)
 
 
+def _media(content_type: str | None) -> str:
+    return (content_type or JSON).split(";")[0].strip().lower()
+
+
 # ── entry ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -105,7 +109,7 @@ def read(body: bytes, content_type: str | None, *, most: int) -> Columns:
         Unreadable, UnknownFormat: the body can't be read at all.
         TooLarge: Parquet or Arrow that is more than `most` bytes once decoded; found out without making them.
     """
-    media = (content_type or JSON).split(";")[0].strip().lower()
+    media = _media(content_type)
     if media == JSON:
         return _read_json(body)
     if media in (CSV, "application/csv"):
@@ -115,6 +119,14 @@ def read(body: bytes, content_type: str | None, *, most: int) -> Columns:
     if media == PARQUET:
         return read_parquet(body, most=most)
     raise UnknownFormat(f"Content-Type {media!r} is not read here; send {JSON}, {CSV}, {PARQUET} or {ARROW}.")
+
+
+_NAMES = {JSON: "json", CSV: "csv", "application/csv": "csv", ARROW: "arrow", PARQUET: "parquet"}
+
+
+def name_of(content_type: str | None) -> str:
+    """What the format of a body that was read is called where it is counted."""
+    return _NAMES[_media(content_type)]
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

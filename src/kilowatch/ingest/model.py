@@ -1,5 +1,6 @@
 """Readings on their way in, and the report on what became of them."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -52,8 +53,8 @@ class Verdicts:
 
     def __init__(self, rows: int) -> None:
         self.refused = np.zeros(rows, bool)
-        self.codes: set[RowCode] = set()
-        """Of the rows that are told, and maybe of others."""
+        self.counts: Counter[RowCode] = Counter()
+        """Refused rows by code; those that nobody is told of may be missing."""
         self._errors: list[RowError] = []
 
     def refuse(self, row: int, code: RowCode, detail: str) -> None:
@@ -61,7 +62,7 @@ class Verdicts:
         if self.refused[row]:
             return
         self.refused[row] = True
-        self.codes.add(code)
+        self.counts[code] += 1
         self._errors.append(RowError(row, code, detail))
         if len(self._errors) >= 4 * MAX_REPORTED:
             self._keep_the_first()
@@ -73,7 +74,7 @@ class Verdicts:
         rows = np.flatnonzero(mask & ~self.refused)
         if len(rows):
             self.refused[rows] = True
-            self.codes.add(code)
+            self.counts[code] += len(rows)
             self._errors += [RowError(row, code, detail(row)) for row in rows[:MAX_REPORTED].tolist()]
             self._keep_the_first()
 
@@ -83,7 +84,7 @@ class Verdicts:
         self.refused[rows] = True
         for row in rows[:MAX_REPORTED].tolist():
             code, detail = why(row)
-            self.codes.add(code)
+            self.counts[code] += 1
             self._errors.append(RowError(row, code, detail))
         self._keep_the_first()
 

@@ -9,6 +9,7 @@ from kilowatch.auth.routes import MaybeOnce, Who
 from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
 from kilowatch.ingest.service import Intake, Taking
+from kilowatch.kit.handling import spent
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.web import Lane, answer
 
@@ -171,9 +172,11 @@ async def settle(intake: Intake, lane: Lane, taking: Taking) -> None:
     """Wait until the readings are stored. No thread waits, so that many small senders share an insert."""
     try:
         if taking.stored is not None:
-            await asyncio.wrap_future(taking.stored)
+            with spent("storing"):
+                await asyncio.wrap_future(taking.stored)
     except Exception:
         await lane.run(intake.give_up, taking)
         raise
+    taking.count()
     if taking.once is not None:
         await lane.run(intake.finish, taking)

@@ -19,7 +19,8 @@ from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
 from kilowatch.ingest import formats
 from kilowatch.ingest.line_protocol import OldPrecision, read_lines
-from kilowatch.ingest.model import Columns, Reference, Report
+from kilowatch.ingest.model import Columns, Reference, Report, RowCode
+from kilowatch.kit import metrics
 from kilowatch.kit.idempotency import Once, recall, remember
 from kilowatch.kit.timespan import to_ms
 
@@ -64,11 +65,12 @@ class Intake:
         """
         user_id = self._gate.knowing(caller, scope="ingest").who.user_id
         if once is not None and (earlier := self._recall(caller, once)) is not None:
-            return Taking(earlier, None, [], None)
+            return Taking(earlier, None, [], None, {})
         columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
         batch, report, metrics = self._checked(caller, columns)
         stored, entries = self._submit(caller, batch, metrics)
-        return Taking(report, stored, entries, None if once is None else (caller, once, user_id))
+        claim = None if once is None else (caller, once, user_id)
+        return Taking(report, stored, entries, claim, columns.verdicts.counts, formats.name_of(content_type))
 
     def begin_lines(
         self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
@@ -78,7 +80,8 @@ class Intake:
         columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=now)
         batch, report, metrics = self._checked(caller, columns)
         stored, entries = self._submit(caller, batch, metrics)
-        return Taking(columns.by_line(report), stored, entries, None)
+        report = columns.by_line(report)
+        return Taking(report, stored, entries, None, columns.verdicts.counts, "line_protocol")
 
     def _decompressed(self, body: bytes, content_encoding: str | None) -> bytes:
         return formats.decompress(body, content_encoding, most=self._most_decoded)
@@ -91,6 +94,7 @@ class Intake:
             except Exception:
                 self.give_up(taking)
                 raise
+        taking.count()
         self.finish(taking)
         return taking.report
 
@@ -123,7 +127,7 @@ class Intake:
         _refuse_values(columns, metrics)
         _refuse_folded(columns, metrics, self._history)
         report = columns.verdicts.report()
-        if report.accepted == 0 and "forbidden" in columns.verdicts.codes:
+        if report.accepted == 0 and "forbidden" in columns.verdicts.counts:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
         taken = ~columns.verdicts.refused if report.rejected else slice(None)
         metric_ids = metrics.ids[columns.reference_of[taken]]
@@ -181,6 +185,21 @@ class Taking:
     entries: list[int]
     """Of the audit log, for the readings that are corrections."""
     once: tuple[Caller, Once, int] | None
+    refused: Mapping[RowCode, int]
+    """How many were refused for what."""
+    format: str | None = None
+    """What they came in; `None` if they came before."""
+
+    def count(self) -> None:
+        """Have it in the metrics, once it is stored."""
+        if self.format is None:
+            return
+        metrics.INGEST_READINGS.labels(self.format, "accepted").inc(self.report.accepted)
+        metrics.INGEST_READINGS.labels(self.format, "rejected").inc(self.report.rejected)
+        for code, readings in self.refused.items():
+            metrics.INGEST_REJECTIONS.labels(code).inc(readings)
+        if untold := self.report.rejected - sum(self.refused.values()):
+            metrics.INGEST_REJECTIONS.labels("untold").inc(untold)
 
 
 class _Known(NamedTuple):

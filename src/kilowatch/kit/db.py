@@ -6,12 +6,14 @@ caller sees, never a 201 that was not stored.
 
 import sqlite3
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import (
     URL,
     Connection,
@@ -36,10 +38,19 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from kilowatch.errors import Conflict, Invalid, Unavailable, said
+from kilowatch.kit import metrics
+from kilowatch.kit.handling import spent
 from kilowatch.kit.memory import leave
+from kilowatch.kit.postgres import KEPT, postgres_engine
+from kilowatch.kit.traces import StatementSpans, span
+
+log = structlog.get_logger("kilowatch.db")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 MIGRATION_TIMEOUT_MS = 120_000
+_READ_ONLY = "25006"
+"""PostgreSQL's word for a server that only follows another, as after a change of roles."""
+
 T = TypeVar("T")
 
 
@@ -83,33 +94,33 @@ class Database:
     IMMEDIATE`, so that none fails half-way with "database is locked". PostgreSQL: plain transactions.
     """
 
-    def __init__(self, url: str, *, pool_size: int) -> None:
-        try:
-            self.url = make_url(url)
-        except ArgumentError as error:
-            raise Invalid(
-                "KILOWATCH_DATABASE_URL is no URL: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`."
-            ) from error
+    def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None, is_patient: bool = False) -> None:
+        """
+        Args:
+            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`.
+            is_patient: statements may take as long as they do, as nobody waits for an answer to a request.
+        """
+        self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
+            if replica_url is not None:
+                raise Invalid(
+                    "KILOWATCH_DATABASE_REPLICA_URL: only PostgreSQL has replicas; set KILOWATCH_DATABASE_URL."
+                )
             _prepare_folder(self.url)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=pool_size)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_engine(
-                self.url,
-                pool_size=pool_size,
-                max_overflow=2,
-                pool_pre_ping=True,
-                pool_timeout=10,
-                hide_parameters=True,
-                connect_args={"connect_timeout": 5},
-            )
+            self._writer = _postgres_engine(self.url, pool_size=pool_size, is_patient=is_patient)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+        self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
+        self._replica = None if replica_url is None else _Replica(replica_url, pool_size=pool_size)
         self._is_closed = False
         for engine in (self._reader, self._writer):
             event.listen(engine, "checkin", self._close_late)
+        for engine in (self._reader, self._writer) if self.is_sqlite else (self._writer,):
+            _trace(engine)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self._alone: dict[str, threading.RLock] = {}
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
@@ -118,7 +129,24 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A consistent view; nothing is written."""
         leave()
-        with _translated(), self._reader.connect() as connection:
+        with spent("catalogue"), span("catalogue read"), _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def read_anywhere(self) -> Iterator[Connection]:
+        """As `read`, by the replica if there is one that has all that was committed when this is called.
+
+        So it answers as the database itself would: a right that was taken away before is gone there, too.
+        """
+        leave()
+        if self._replica is None:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.read() as connection:
+            position = str(connection.execute(_POSITION).scalar_one())
+        reader = self._replica.reader if self._replica.has(position) else self._reader
+        with spent("catalogue"), span("catalogue read"), _translated(), reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -130,7 +158,13 @@ class Database:
             Unavailable: the database does not answer.
         """
         leave()
-        with _translated(), self._turn, self._writer.begin() as connection:
+        with (
+            spent("catalogue"),
+            span("catalogue write"),
+            _translated(),
+            self._turn,
+            self._writer.begin() as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -171,23 +205,31 @@ class Database:
         engine = (
             _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1, busy_timeout_ms=MIGRATION_TIMEOUT_MS)
             if self.is_sqlite
-            else self._writer
+            else postgres_engine(self.url, is_patient=True, poolclass=NullPool)
         )
         try:
             with _translated(), engine.begin() as connection:
                 yield connection
         finally:
-            if engine is not self._writer:
-                engine.dispose()
+            engine.dispose()
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """How many connections of each pool are in use, and how many there may be."""
+        if self.is_sqlite:
+            pools = {"read": self._reader.pool, "write": self._writer.pool}
+        else:
+            pools = {"all": self._writer.pool}
+        if self._replica is not None:
+            pools["replica"] = self._replica.reader.pool
+        return {name: (pool.checkedout(), self._most[name]) for name, pool in pools.items()}  # type: ignore[attr-defined]  # all are queues
 
     def listening_engine(self) -> Engine:
         """For a connection that stays open and begins no transactions (PostgreSQL only). Its user disposes of it."""
-        return create_engine(
+        return postgres_engine(
             self.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            connect_args={"connect_timeout": 5, "application_name": "kilowatch, listening"},
+            connect_args={"application_name": "kilowatch, listening"},
         )
 
     def close(self) -> None:
@@ -197,11 +239,65 @@ class Database:
             self._watcher.close()
         self._reader.dispose()
         self._writer.dispose()
+        if self._replica is not None:
+            self._replica.close()
 
     def _close_late(self, _connection: object, record: ConnectionPoolEntry) -> None:
         """The pool that a connection came from is gone by then, and would leave it open."""
         if self._is_closed:
             record.invalidate()
+
+
+# What was acknowledged as committed lies before it.
+_POSITION = text(
+    "SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn() "
+    "ELSE pg_current_wal_flush_lsn() END"
+)
+_REPLAYED = text("SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= CAST(:position AS pg_lsn), false)")
+_REPLAYED_WITHIN_S = 0.02
+_REPLAYED_LOOK_EVERY_S = 0.002
+_REPLICA_LATE_FOR_S = 1.0
+_REPLICA_AGAIN_AFTER_S = 10.0
+
+
+class _Replica:
+    """A standby that is asked while it keeps up. Nothing fails because it does not answer."""
+
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        setting = "KILOWATCH_DATABASE_REPLICA_URL"
+        self._engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
+        _trace(self._engine)
+        self.reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._again_at = 0.0
+
+    def has(self, position: str) -> bool:
+        """Whether it has all that lies before a position in the database's log, or has it in a moment."""
+        if time.monotonic() < self._again_at:
+            return False
+        until = time.monotonic() + _REPLAYED_WITHIN_S
+        try:
+            with self._asking.connect() as connection:
+                while True:
+                    is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
+                    if has_it or time.monotonic() > until:
+                        break
+                    time.sleep(_REPLAYED_LOOK_EVERY_S)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._leave_it("it does not answer", error=str(error).partition("\n")[0])
+            return False
+        if not is_replica:
+            self._leave_it("it is no replica")
+        elif not has_it:
+            self._again_at = time.monotonic() + _REPLICA_LATE_FOR_S
+        return bool(is_replica and has_it)
+
+    def _leave_it(self, reason: str, **more: str) -> None:
+        self._again_at = time.monotonic() + _REPLICA_AGAIN_AFTER_S
+        log.warning("the database's replica is not asked for a while", reason=reason, **more)
+
+    def close(self) -> None:
+        self._engine.dispose()
 
 
 class _Watcher:
@@ -224,6 +320,27 @@ class _Watcher:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _parsed(url: str, setting: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise Invalid(
+            f"{setting} is no URL: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`."
+        ) from error
+
+
+def _postgres_engine(url: URL, *, pool_size: int, is_patient: bool = False) -> Engine:
+    kept = min(pool_size, KEPT)
+    return postgres_engine(
+        url,
+        is_patient=is_patient,
+        pool_size=kept,
+        max_overflow=pool_size - kept + 2,
+        pool_pre_ping=True,
+        pool_timeout=10,
+    )
 
 
 def _prepare_folder(url: URL) -> None:
@@ -266,9 +383,22 @@ def _translated_driver_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise Unavailable(
-            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
-        ) from error
+        raise _away(_NO_ANSWER) from error
+
+
+_NO_ANSWER = said("The catalogue's database does not answer; try again shortly.")
+
+
+def _away(detail: str) -> Unavailable:
+    metrics.UNAVAILABLE.labels("catalogue").inc()
+    return Unavailable(detail, retry_after_s=5)
+
+
+def _trace(engine: Engine) -> None:
+    spans = StatementSpans(engine.dialect.name)
+    event.listen(engine, "before_cursor_execute", spans.begin)
+    event.listen(engine, "after_cursor_execute", spans.end)
+    event.listen(engine, "handle_error", spans.fail)
 
 
 @contextmanager
@@ -280,14 +410,10 @@ def _translated() -> Iterator[None]:
             said("Another request changed the same thing at this moment; read it again and retry.")
         ) from error
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        raise Unavailable(
-            said("The catalogue's database does not answer; try again shortly."), retry_after_s=5
-        ) from error
+        raise _away(_NO_ANSWER) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable(
-                said("The catalogue's database went away; try again shortly."), retry_after_s=5
-            ) from error
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+            raise _away(said("The catalogue's database went away; try again shortly.")) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error
         raise

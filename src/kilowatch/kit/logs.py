@@ -40,7 +40,7 @@ def configure_logging(settings: Settings) -> None:
     for noisy in ("uvicorn.error", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     # Whoever asked is told that the history does not answer; these would tell of each attempt besides.
-    for noisy in ("clickhouse_connect", "urllib3"):
+    for noisy in ("clickhouse_connect", "urllib3", "opentelemetry"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[

@@ -1,14 +1,12 @@
-"""HTTP for every room: answers, problem documents, request ids, body limits, and the threads that slow calls run on."""
+"""HTTP for every room: answers, problem documents, body limits, and the threads that slow calls run on."""
 
 import asyncio
-import re
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -22,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilowatch import errors
 from kilowatch.errors import said
+from kilowatch.kit import handling
 from kilowatch.kit.idempotency import Once
 from kilowatch.kit.memory import NotKept, alone
 from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
@@ -38,7 +37,6 @@ _DRAIN_SECONDS = 10
 _MAX_FAULTS = 100
 _MAX_DETAIL = 2000
 _CLIENT_GONE = 499
-
 RecordId = Annotated[int, Path(ge=1, le=MAX_ID, description="Its id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
@@ -170,7 +168,7 @@ def _sendable(text: str) -> str:
 
 
 def install_errors(app: FastAPI) -> None:
-    """Turn every error that is known into a problem document. (`RequestLog` does it for what nobody foresaw.)"""
+    """Turn every error that is known into a problem document. (`kit.requests` does it for what nobody foresaw.)"""
 
     @app.exception_handler(errors.KilowatchError)
     def _known(request: Request, error: errors.KilowatchError) -> Response:
@@ -219,54 +217,6 @@ def _fault(item: dict[str, Any]) -> errors.Fault:
 
 
 # ── the middle ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class RequestLog:
-    """Gives each request an id (the caller's own, if it is a sane one), and logs how it ended."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        scope.setdefault("state", {})["request_id"] = request_id
-        began = time.perf_counter()
-        status, started = 500, False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status, started
-            if message["type"] == "http.response.start":
-                status, started = message["status"], True
-                headers = [*message.get("headers", ())]
-                if all(name != b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
-                headers += [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = headers
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            # What nobody foresaw: the log has it whole, the answer says nothing of it.
-            log.error("unforeseen error", exc_info=error)
-            if started:
-                raise
-            detail = said("Something went wrong on our side; the log has it under this request's id.")
-            await problem(Request(scope), 500, detail)(scope, receive, send_with_id)
-        finally:
-            log.info(
-                "request",
-                method=scope["method"],
-                path=scope["raw_path"].decode("ascii", "replace"),
-                status=status,
-                ms=round((time.perf_counter() - began) * 1000, 1),
-            )
 
 
 class BodyLimit:
@@ -335,16 +285,31 @@ class BodyLimit:
 class Lane:
     """A few threads of their own for calls that are slow, so that they don't starve the quick ones."""
 
-    def __init__(self, threads: int) -> None:
-        self._limiter = anyio.CapacityLimiter(threads)
+    def __init__(self, threads: int | anyio.CapacityLimiter) -> None:
+        self._limiter = anyio.CapacityLimiter(threads) if isinstance(threads, int) else threads
+
+    def use(self) -> "LaneUse":
+        return LaneUse(
+            busy=self._limiter.borrowed_tokens,
+            limit=int(self._limiter.total_tokens),
+            waiting=self._limiter.statistics().tasks_waiting,
+        )
 
     async def run_within(self, seconds: float, call: Callable[[], T]) -> T:
         """Raises `Unavailable` if the call takes longer; it is then left to itself."""
         try:
             with anyio.fail_after(seconds):
-                return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(_on_time(call), limiter=self._limiter, abandon_on_cancel=True)
         except TimeoutError as error:
             raise errors.Unavailable(said("A store takes too long to answer."), retry_after_s=5) from error
+
+    def within(self, seconds: float) -> Callable[..., Awaitable[Any]]:
+        """What runs a call with its arguments as `run_within` does."""
+
+        async def run(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.run_within(seconds, partial(call, *args, **kwargs))
+
+        return run
 
     async def run_quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """At once if all that the call needs is in memory, which costs less than handing it to a thread.
@@ -358,7 +323,26 @@ class Lane:
             return await self.run(call, *args, **kwargs)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
+        return await anyio.to_thread.run_sync(_on_time(partial(call, *args, **kwargs)), limiter=self._limiter)
+
+
+class LaneUse(NamedTuple):
+    """Threads at work, threads there are, and calls that wait for one."""
+
+    busy: int
+    limit: int
+    waiting: int
+
+
+def _on_time(call: Callable[[], T]) -> Callable[[], T]:
+    """The call; it notes how long it waited to be made."""
+    asked = time.perf_counter()
+
+    def made() -> T:
+        handling.took("waiting", time.perf_counter() - asked)
+        return call()
+
+    return made
 
 
 # Dependencies are `async`: the framework hands others to a thread each.
@@ -458,9 +442,11 @@ class _AnswerInParts(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def set_default_threads(threads: int) -> None:
-    """How many `def` endpoints run at once. Called inside the event loop."""
-    anyio.to_thread.current_default_thread_limiter().total_tokens = threads
+def set_default_threads(threads: int) -> Lane:
+    """How many `def` endpoints run at once; the lane that these have. Called inside the event loop."""
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = threads
+    return Lane(limiter)
 
 
 # ── idempotency ──────────────────────────────────────────────────────────────────────────────────────────────────────

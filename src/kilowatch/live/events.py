@@ -10,6 +10,9 @@ from kilowatch.history.model import LatestReading, Place
 from kilowatch.kit.timespan import from_ms
 from kilowatch.live.feed import Arrival
 
+END = b"\n\n"
+"""What each event ends with, and has nowhere else."""
+
 
 def heartbeat(place: Place) -> bytes:
     """A comment, which clients pass over; the id they keep, so that it is not an old one when nothing arrives."""

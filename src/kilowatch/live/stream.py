@@ -7,6 +7,7 @@ from typing import Any
 
 from kilowatch.errors import KilowatchError
 from kilowatch.history.model import LatestReading, Place
+from kilowatch.kit import metrics
 from kilowatch.live import events
 from kilowatch.live.feed import Feed
 from kilowatch.live.hub import Hub
@@ -209,7 +210,9 @@ class Stream:
 
     async def _say(self, write: Write, *written: bytes) -> None:
         self.writing_since = self._loop.time()
-        await write(b"".join(written))
+        sent = b"".join(written)
+        await write(sent)
+        metrics.STREAM_EVENTS.inc(sent.count(events.END))
         self.wrote_at = self._loop.time()
         self.writing_since = None
 

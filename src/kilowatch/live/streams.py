@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from kilowatch.errors import TooMany, Unavailable
+from kilowatch.errors import TooMany
 from kilowatch.history.model import Place
 from kilowatch.kit.timespan import to_ms
 from kilowatch.live.feed import Feed
@@ -74,9 +74,10 @@ class Streams:
         self._watching = [self._loop.create_task(self._watch_rights()), self._loop.create_task(self._watch_readers())]
 
     def check_room(self, source: Source) -> None:
-        """Raises `TooMany` or `Unavailable` if no further stream may be opened."""
-        if self._is_closing:
-            raise Unavailable("The server stops; connect again in a moment.", retry_after_s=5)
+        """Raises `TooMany` if no further stream may be opened.
+
+        One that is opened while the server stops ends at once: browsers connect again after that, not after a 503.
+        """
         if self._of_user[source.user_id] >= self._limits.per_user:
             raise TooMany(
                 f"You have {self._limits.per_user} streams open; end one first, or have one subscription for more.",

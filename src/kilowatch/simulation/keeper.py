@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from kilowatch.errors import Unavailable
+from kilowatch.kit import metrics
 from kilowatch.kit.leadership import Leadership
 
 log = structlog.get_logger("kilowatch.simulation")
@@ -35,6 +36,7 @@ class Keeper:
         """Finish what is being made, then stop."""
         self._stopping.set()
         self._thread.join()
+        metrics.SIMULATION_LEADER.set(0)
         self._leadership.close()
 
     @property
@@ -48,7 +50,9 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
             try:
-                if self._leadership.is_held():
+                leads = self._leadership.is_held()
+                metrics.SIMULATION_LEADER.set(leads)
+                if leads:
                     self._simulation.tick()
                 self._done_at, self.problem = time.monotonic(), None
             except Unavailable as error:

@@ -22,12 +22,12 @@ from kilowatch.live.feed import Arrival, Feed
 from kilowatch.subscriptions.service import readable_by_owner
 from kilowatch.webhooks import store
 from kilowatch.webhooks.addresses import Target
-from kilowatch.webhooks.model import Body, Delivery, Outcome, PostedReading, StoredWebhook
+from kilowatch.webhooks.model import LAST_RETRY, Body, Delivery, Outcome, PostedReading, StoredWebhook
 from kilowatch.webhooks.signing import secret_of, signature
 
 MOST_READINGS = 1000
 GATHERED_FOR = timedelta(seconds=1)
-FIRST_RETRY, LAST_RETRY = timedelta(seconds=10), timedelta(hours=1)
+FIRST_RETRY = timedelta(seconds=10)
 TRIED_FOR = timedelta(days=1)
 CLAIMED_FOR = timedelta(minutes=1)
 """Longer than an attempt can take. What a process that died has claimed is free again after that."""
@@ -100,7 +100,7 @@ class Deliveries:
             webhook = store.find_enabled(connection, webhook_id)
             if webhook is None:
                 return None
-            if webhook.next_attempt_at > now:
+            if now < webhook.next_attempt_at <= now + LAST_RETRY:  # longer only if the clock was set back since
                 return webhook.next_attempt_at
             pending = store.find_pending(connection, webhook_id)
             metrics = readable_by_owner(connection, webhook.subscription_id)

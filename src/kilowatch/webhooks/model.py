@@ -11,6 +11,9 @@ from kilowatch.kit.db import Base, Instant
 
 MAX_URL = 2000
 KEPT_FOR = timedelta(days=7)
+LAST_RETRY = timedelta(hours=1)
+"""No attempt is longer after the one before, or after now."""
+
 KEPT_DELIVERIES = 1000
 
 WebhookStatus = Literal["active", "retrying", "disabled"]

@@ -10,12 +10,16 @@ from datetime import datetime, timedelta
 import anyio
 import numpy as np
 import structlog
+from opentelemetry.trace import SpanKind
 
 from kilowatch.errors import KilowatchError
 from kilowatch.history.model import ReadArrived, Rows
+from kilowatch.kit import metrics
+from kilowatch.kit.traces import root_span
 from kilowatch.kit.web import Lane
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.deliveries import Attempt, Deliveries
+from kilowatch.webhooks.model import LAST_RETRY
 
 log = structlog.get_logger("kilowatch.webhooks")
 
@@ -166,7 +170,12 @@ class Sender:
 
     def _ripe(self) -> list[int]:
         now, free = self._clock(), self._most - len(self._busy)
-        ripe = [webhook_id for webhook_id, due in self._due.items() if due <= now and webhook_id not in self._busy]
+        latest = now + LAST_RETRY  # what is due later was so before the clock was set back
+        ripe = [
+            webhook_id
+            for webhook_id, due in self._due.items()
+            if not now < due <= latest and webhook_id not in self._busy
+        ]
         return sorted(ripe, key=self._due.__getitem__)[:free]
 
     def _rest_s(self) -> float:
@@ -199,11 +208,14 @@ class Sender:
 
     async def _send(self, attempt: Attempt) -> datetime | None:
         try:
-            outcome = await self._courier.post(attempt.target, headers=attempt.headers, body=attempt.body)
+            with root_span("webhook", kind=SpanKind.CLIENT, webhook_id=attempt.webhook.id):  # it is told of no trace
+                outcome = await self._courier.post(attempt.target, headers=attempt.headers, body=attempt.body)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._lane.run(self._deliveries.abandon, attempt)
             raise
+        metrics.WEBHOOK_DELIVERIES.labels("taken" if outcome.error is None else "failed").inc()
+        metrics.WEBHOOK_DURATION.observe(outcome.duration_ms / 1000)
         if outcome.error is not None:
             log.info(
                 "webhook failed", webhook_id=attempt.webhook.id, delivery_id=attempt.delivery.id, why=outcome.error

@@ -17,6 +17,7 @@ from kilowatch.subscriptions.model import SubscriptionMetricRow
 from kilowatch.webhooks.model import (
     KEPT_DELIVERIES,
     KEPT_FOR,
+    LAST_RETRY,
     Backlog,
     Delivery,
     DeliveryRow,
@@ -102,8 +103,8 @@ def claim(connection: Connection, seen: StoredWebhook, token: str, *, now: datet
             WebhookRow.url == seen.url,
             WebhookRow.nonce == seen.nonce,
             WebhookRow.status != "disabled",
-            WebhookRow.next_attempt_at <= now,
-            or_(WebhookRow.claim.is_(None), WebhookRow.claimed_until <= now),
+            or_(WebhookRow.next_attempt_at <= now, WebhookRow.next_attempt_at > now + LAST_RETRY),
+            or_(WebhookRow.claim.is_(None), WebhookRow.claimed_until <= now, WebhookRow.claimed_until > until),
         )
         .values(claim=token, claimed_until=until)
     )

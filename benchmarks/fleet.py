@@ -1,0 +1,183 @@
+"""Several workers on servers for both stores: requests a second, and the CPU that each part of it takes for one.
+
+make bench-fleet                    with one worker and with two, about three minutes
+
+PostgreSQL is a real one. ClickHouse is the embedded engine behind a small server of the tests (`tests/clickhouse.py`),
+in Python, so that whatever asks the history is slower here than on a real one. All of it shares the machine's cores
+with the driver: where they are few, a second worker finds none free, and the CPU a request is what tells.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+from benchmarks import portfolio
+from benchmarks.driver import Api, drive, lanes
+from benchmarks.portfolio import Portfolio
+from benchmarks.scale import SCALES
+from benchmarks.server import environment, free_port, machine_cpu_s
+from tests.clickhouse import serving
+from tests.postgres import start_postgres
+
+WORKERS = (1, 2)
+_PROGRAM = [sys.executable, "-m", "kilowatch"]
+_SCALE = SCALES["quick"]
+_FOR_S = 6.0
+_FIRST_MS = 1_767_225_600_000  # 2026
+_START_WITHIN_S = 60
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Servers for both stores, and the catalogue's content."""
+
+    directory: Path
+    settings: dict[str, str]
+    portfolio: Portfolio
+    clickhouse: int
+    """The process that plays it."""
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kilowatch-fleet-")))
+        print("Starting PostgreSQL and what plays ClickHouse", flush=True)
+        postgres = stack.enter_context(start_postgres())
+        before = _children(os.getpid())
+        clickhouse = stack.enter_context(serving(directory / "clickhouse"))
+        (player,) = _children(os.getpid()) - before
+        database_url = postgres.create_database("bench")
+        print("Making the catalogue: 200 sites, 2,000 devices, 50 users", flush=True)
+        made = portfolio.make(directory / "data", _SCALE, database_url=database_url)
+        settings = {
+            "KILOWATCH_DATABASE_URL": database_url,
+            "KILOWATCH_HISTORY_URL": f"{clickhouse.url}/bench",
+            "KILOWATCH_ACCESS_TOKEN_MINUTES": "60",
+        }
+        fleet = Fleet(directory, settings, made, player)
+        print("\n| work | workers | rate /s | p50 ms | p99 ms | app, CPU ms | ClickHouse's, CPU ms | cores in use |")
+        print("|---|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+        for workers in WORKERS:
+            with _serving(fleet, workers) as (port, process):
+                _measure(fleet, workers, port, process)
+
+
+@contextmanager
+def _serving(fleet: Fleet, workers: int) -> Iterator[tuple[int, int]]:
+    """Its port and process."""
+    port = free_port()
+    log = fleet.directory / "log"
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            [*_PROGRAM, "serve", "--port", str(port), "--workers", str(workers)],
+            env=environment(fleet.directory / "data") | fleet.settings,
+            stdout=said,
+            stderr=said,
+        )
+    deadline = time.monotonic() + _START_WITHIN_S
+    while log.read_text().count("Serving on") < workers or len(_children(process.pid)) != (
+        workers if workers > 1 else 0
+    ):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)
+    time.sleep(6 if workers > 1 else 1)  # until the second has started, too
+    try:
+        yield port, process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _measure(fleet: Fleet, workers: int, port: int, process: int) -> None:
+    made = fleet.portfolio
+    api = Api(port, made.key)
+    reader = made.readers[0]
+    own = Api(port, reader.key)
+    metric = made.day[0].id
+    number = count()
+
+    def single() -> bytes:
+        at = _text(_FIRST_MS + 1000 * (next(number) + 1_000_000 * workers))
+        body = {"readings": [{"metric_id": made.day[1].id, "timestamp": at, "value": 1.5}]}
+        return api.request("POST", "/readings", json.dumps(body).encode())
+
+    def batch() -> bytes:
+        begin = _FIRST_MS + 1000 * 1000 * (next(number) + 10_000 * workers)
+        series = {
+            "metric_id": made.day[2].id,
+            "timestamps": [_text(begin + 1000 * step) for step in range(1000)],
+            "values": [float(step) for step in range(1000)],
+        }
+        return api.request("POST", "/readings", json.dumps({"series": [series]}).encode())
+
+    single_request = api.get(f"/metrics/{metric}/latest")
+    page = own.get(f"/sites/{reader.site_ids[0]}/devices?limit=50")
+    works: Sequence[tuple[str, int, Iterator[bytes]]] = (
+        ("who am I (`/me`)", 8, _again(own.get("/me"))),
+        ("a page of 50 devices, rights checked", 8, _again(page)),
+        ("latest of 1 metric", 8, _again(single_request)),
+        ("ingest, 1 reading a request", 32, _again(single)),
+        ("ingest, JSON columns, 1,000 readings a request", 8, _again(batch)),
+    )
+    for name, clients, requests in works:
+        drive(port, lanes(_while(requests, 1.0), clients=clients))
+        before = _cpu_s(process), _cpu_s(fleet.clickhouse), machine_cpu_s()
+        [outcome] = drive(port, lanes(_while(requests, _FOR_S), clients=clients))
+        app, engine, cores = (
+            after - then
+            for after, then in zip((_cpu_s(process), _cpu_s(fleet.clickhouse), machine_cpu_s()), before, strict=True)
+        )
+        done = len(outcome.latencies)
+        figures = (
+            f"{done / outcome.took_s:,.0f}",
+            f"{outcome.percentile_ms(0.5):.1f}",
+            f"{outcome.percentile_ms(0.99):.1f}",
+            f"{1000 * app / done:.2f}",
+            f"{1000 * engine / done:.2f}",
+            f"{cores / outcome.took_s:.1f}",
+        )
+        print(f"| {name}, {clients} clients | {workers} | {' | '.join(figures)} |", flush=True)
+
+
+def _again(request: bytes | Callable[[], bytes]) -> Iterator[bytes]:
+    while True:
+        yield request if isinstance(request, bytes) else request()
+
+
+def _text(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+
+
+def _children(process: int) -> set[int]:
+    found: set[int] = set()
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        found |= {int(child) for child in children.read_text().split()}
+    return found
+
+
+def _cpu_s(process: int) -> float:
+    """CPU time that a process has used, and those that it started."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(map(_cpu_s, _children(process)))
+
+
+def _while(requests: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield next(requests)
+
+
+if __name__ == "__main__":
+    main()

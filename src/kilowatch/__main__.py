@@ -1,0 +1,5 @@
+"""`python -m kilowatch`."""
+
+from kilowatch.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Both stores as a whole: moved to other engines, backed up, restored."""
