@@ -34,8 +34,8 @@ class TestKilled:
         assert (prepared := _run(tmp_path, "prepare")).returncode == 0, prepared.stderr
         expected = found = _answers(tmp_path)
         killed = 0
-        for moment, write in islice(cycle((("after", "0"), ("before", "1"))), _WRITES):
-            ended = _run(tmp_path, "fold", moment, write)
+        for run, (moment, write) in enumerate(islice(cycle((("after", "0"), ("before", "1"))), _WRITES), 1):
+            ended = _run(tmp_path, "fold", moment, write, str(run))
             found = _answers(tmp_path)
             assert found["answers"] == expected["answers"]
             if ended.returncode == 0:
@@ -49,13 +49,13 @@ class TestKilled:
 # ── the program ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _main(directory: str, what: str, moment: str = "", write: str = "0") -> None:
+def _main(directory: str, what: str, moment: str = "", write: str = "0", hours: str = "0") -> None:
     from kilowatch.app import Kilowatch
     from kilowatch.config import Settings
     from tests.conftest import SECRET_KEY, Clock
     from tests.history.test_folding import Keeping
 
-    clock = Clock(_SENT if what == "prepare" else _SENT + timedelta(days=8))
+    clock = Clock(_SENT if what == "prepare" else _SENT + timedelta(days=8, hours=int(hours)))
     settings = Settings(data_dir=Path(directory), secret_key=SECRET_KEY)  # type: ignore[arg-type]  # made a SecretStr
     with Kilowatch(settings, clock=clock) as services:
         if what == "prepare":

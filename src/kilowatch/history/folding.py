@@ -68,14 +68,15 @@ class _Border:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What a metric had of old readings, and when it is looked at again though it has the same."""
+    """What a metric had of readings before a border (ms), and when it is looked at again though it has the same."""
 
+    until: int
     readings: int
     received_until: int
     again_at: datetime | None
 
-    def is_enough(self, readings: int, received_until: int, now: datetime) -> bool:
-        is_the_same = (self.readings, self.received_until) == (readings, received_until)
+    def is_enough(self, until: int, readings: int, received_until: int, now: datetime) -> bool:
+        is_the_same = (self.until, self.readings, self.received_until) == (until, readings, received_until)
         return is_the_same and (self.again_at is None or now < self.again_at)
 
 
@@ -112,7 +113,7 @@ class Folding:
         self._looked: dict[int, _Looked] = {}
         self._days_made: dict[int, tuple[str, int | None, int]] = {}
         self._may_be_hidden = True
-        self._delete_at = clock()
+        self._delete_at = clock() + WAIT  # what was folded before this process began is old enough then
 
     def tick(self, *, stop: Stop = lambda: False) -> None:
         """Do what is due at all sites.
@@ -164,11 +165,11 @@ class Folding:
     def _due(self, metrics: dict[int, PlacedMetric], until: int, now: datetime) -> Iterator[_Quarters]:
         for metric_id, readings, received_until in self._store.folded.old(list(metrics), until=until).tolist():
             looked = self._looked.get(metric_id)
-            if looked is not None and looked.is_enough(readings, received_until, now):
+            if looked is not None and looked.is_enough(until, readings, received_until, now):
                 continue
             due, are_all = self._quarters(metrics[metric_id], until, now)
             yield from due.parts(_READINGS_AT_ONCE)
-            self._looked[metric_id] = _Looked(readings, received_until, None if are_all else now + _LOOK_AGAIN)
+            self._looked[metric_id] = _Looked(until, readings, received_until, None if are_all else now + _LOOK_AGAIN)
 
     def _quarters(self, metric: PlacedMetric, until: int, now: datetime) -> tuple[_Quarters, bool]:
         """The quarters of a metric that are to be folded; and whether no other is left to be."""
@@ -261,10 +262,11 @@ class Folding:
                     return
                 window = Window(from_ms(first), from_ms(last))
                 self._store.folded.delete_raw(ids[begin : begin + at_once], window, made_until=to_ms(now - WAIT))
+        left = self._store.folded.count(ids)[1] if hidden else 0
         if hidden:
-            log.info("readings that are folded were deleted", readings=hidden)
+            log.info("readings that are folded were deleted", readings=hidden - left)
             self._delete_at = now + _DELETE_EVERY
-        self._may_be_hidden = False
+        self._may_be_hidden = left > 0
 
 
 def border_of(timezone: str, raw_days: int, now: datetime) -> datetime:
