@@ -27,6 +27,9 @@ from tests.resilience.schemas import Schema, later, missed, schema
 RELEASED = "0007"
 """The newest migration of the last release: those after it must not break the programs of that release."""
 
+NEXT = MIGRATIONS[-1][0] + 1
+"""The number of the history's next migration."""
+
 HALFWAY = (
     'op.add_column("erasures", sa.Column("half", sa.Integer(), nullable=True))',
     'op.execute("UPDATE erasures SET metric_id = 8")',
@@ -79,15 +82,17 @@ class TestAMigrationOfTheHistoryThatFails:
         works = "ALTER TABLE readings ADD COLUMN IF NOT EXISTS later UInt8"
         fails = "ALTER TABLE no_such_table ADD COLUMN later UInt8"
         with pytest.raises(Invalid) as refused:
-            Engine(url, connections=1, sync=False, migrations=(*MIGRATIONS, (2, "more", (works, fails))))
-        for words in ("version 2 (more)", "no_such_table", "goes on from there", "kilowatch migrate"):
+            Engine(url, connections=1, sync=False, migrations=(*MIGRATIONS, (NEXT, "more", (works, fails))))
+        for words in (f"version {NEXT} (more)", "no_such_table", "goes on from there", "kilowatch migrate"):
             assert words in refused.value.detail
         Engine(url, connections=1, sync=False).close()  # the program of before starts as ever
-        mended = (*MIGRATIONS, (2, "more", (works, works)))
+        mended = (*MIGRATIONS, (NEXT, "more", (works, works)))
         Engine(url, connections=1, sync=False, migrations=mended).close()
-        with pytest.raises(Invalid, match=r"version 2, which this Kilowatch does not know \(its newest is 1\)"):
+        with pytest.raises(
+            Invalid, match=rf"version {NEXT}, which this Kilowatch does not know \(its newest is {NEXT - 1}\)"
+        ):
             Engine(url, connections=1, sync=False)
-        with pytest.raises(Invalid, match="version 2, which this Kilowatch does not know"):
+        with pytest.raises(Invalid, match=f"version {NEXT}, which this Kilowatch does not know"):
             Engine(url, connections=1, sync=False, migrate=False)  # as `kilowatch check` does
         drop_history(url, migrations=mended)
 
