@@ -246,6 +246,23 @@ class TestFolding:
         found = keeping.services.histories.history([metric], Query(asked, "raw"))
         assert found.raw_from == {metric.id: ms("2026-10-25T01:00")}
 
+    def test_of_a_part_of_a_day_is_told_whatever_was_asked_of_its_rest_before(
+        self, services: Kilowatch, clock: Clock
+    ) -> None:
+        """Days of UTC are kept in memory, and a site's day ends within one."""
+        clock.now = SENT
+        keeping = Keeping.of(services, clock, timezone="Asia/Kathmandu")
+        readings = minutes("2026-10-28T18:00", 30)
+        keeping.send(readings)
+        clock.now = datetime(2026, 11, 5, 1, tzinfo=UTC)
+        keeping.fold_and_delete()
+        metric = keeping.metrics[0]
+        assert metric.folded_until == datetime(2026, 10, 28, 18, 15, tzinfo=UTC)
+        rest = window("2026-10-28T18:15", "2026-10-28T19:00")
+        assert keeping.raw(metric, rest) == readings[15:]
+        whole = window("2026-10-28T18:00", "2026-10-28T19:00")
+        assert keeping.raw(metric, whole) == [readings[0], readings[14], *readings[15:]]
+
     def test_takes_only_whole_days_of_the_site_that_are_older_than_it_keeps(
         self, services: Kilowatch, clock: Clock
     ) -> None:

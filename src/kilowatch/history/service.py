@@ -30,6 +30,7 @@ from kilowatch.history.model import (
     SeriesRequest,
     Stop,
 )
+from kilowatch.history.spans import DAY_MS
 from kilowatch.history.store import HistoryStore
 from kilowatch.history.windows import AllReadings, HotCells, HotReadings, Measured
 from kilowatch.kit import timespan, units
@@ -338,8 +339,11 @@ class Histories:
         return self._store.folded.until(ids, window) if ids else {}
 
     def _source(self, metrics: Sequence[PlacedMetric], window: Window) -> Source:
-        """All readings of the window that there are, raw or kept."""
-        if _folded_until(metrics) > window.start_ms:
+        """All readings of the window that there are, raw or kept; and of the whole days that it begins and ends in.
+
+        Days of them are kept in memory, and answer for other windows, too.
+        """
+        if _folded_until(metrics) > window.start_ms // DAY_MS * DAY_MS:
             return AllReadings(self._store, self._store.folded)
         return self._store
 
