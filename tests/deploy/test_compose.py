@@ -119,7 +119,8 @@ class TestServices:
             assert service["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}, name
             assert "privileged" not in service, name
         assert [name for name, service in services.items() if "cap_add" in service] == ["database"]
-        assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+        assert [name for name, service in services.items() if "ports" in service] == ["app", "proxy"]
+        assert all(port.startswith("127.0.0.1:") for port in services["app"]["ports"])  # metrics, for this machine
 
     def test_start_again_by_themselves_but_for_the_job(self, services: dict[str, Any]) -> None:
         restarts = {name: service["restart"] for name, service in services.items()}
