@@ -12,7 +12,7 @@ from kilowatch.pages.static import write
 from tests.clickhouse import ClickHouse
 from tests.conftest import SECRET_KEY, _unique, drop_history
 from tests.deploy.nginx import Nginx
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, start_own_postgres
 from tests.processes import PASSWORD, Server, kilowatch
 
 
@@ -22,6 +22,7 @@ class Deployment:
 
     server: Server
     nginx: Nginx
+    postgres: PostgresServer
     clickhouse: ClickHouse
     token: str = ""
     metric: int = 0
@@ -40,13 +41,20 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """One that may be stopped."""
+    with start_own_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def deployment(
-    postgres: PostgresServer, postgres_template: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory
+    own_postgres: PostgresServer, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     directory, name = tmp_path_factory.mktemp("deployment"), _unique("deployment")
     history_url = f"{clickhouse.url}/{name}"
     settings = {
-        "database_url": postgres.create_database(name, template=postgres_template),
+        "database_url": own_postgres.create_database(name),
         "history_url": history_url,
         "history_sync": "false",
         "secret_key": SECRET_KEY,
@@ -62,13 +70,12 @@ def deployment(
     nginx = Nginx(directory, server.port)
     try:
         nginx.start()
-        deployment = Deployment(server, nginx, clickhouse, server.sign_in()["access_token"])
+        deployment = Deployment(server, nginx, own_postgres, clickhouse, server.sign_in()["access_token"])
         deployment.metric = server.make_metric(deployment.token)
         yield deployment
     finally:
         nginx.stop()
         server.end(signal.SIGTERM)
-        postgres.drop_database(name)
         drop_history(history_url)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from kilowatch.auth.browsers import SESSION_COOKIES
 from tests.cli.test_workers import workers
 from tests.deploy.conftest import Deployment
 from tests.processes import wait_until
@@ -160,3 +161,31 @@ class TestAWorkerThatIsKilled:
         for process_id in ids:
             os.kill(process_id, signal.SIGKILL)
         asking.join()
+
+
+class TestPostgresqlThatIsAway:
+    def test_is_told_in_order_and_all_goes_on_once_it_is_back(self, deployment: Deployment) -> None:
+        metric = new_metric(deployment, "Away")
+        rows = [{"metric_id": metric, "timestamp": f"{DAY}T00:00:01Z", "value": 1}]
+        with deployment.client(headers=deployment.authorization) as client:
+
+            def send() -> httpx2.Response:
+                return client.post("/api/v1/readings", json={"readings": rows})
+
+            deployment.postgres.crash()
+            try:
+                refused = send()
+                assert refused.status_code == 503
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert int(refused.headers["retry-after"]) > 0
+                cookie = f"{SESSION_COOKIES[0]}={'x' * 43}"  # whose session it is has to be looked up
+                page = client.get("/sites", headers={"Accept": "text/html", "Cookie": cookie})
+                assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (503, "text/html")
+                assert client.get("/health/ready").status_code == 503
+                assert client.get("/health/live").status_code == 200
+            finally:
+                deployment.postgres.start_again()
+            wait_until(lambda: send().status_code == 200, "readings are accepted again")
+            # Of two workers each finds it out by itself.
+            wait_until(lambda: all(client.get("/health/ready").status_code == 200 for _ in range(10)), "both are ready")
+        assert stored(deployment, metric) == [1]
