@@ -37,13 +37,12 @@ PROGRAMS = ("initdb", "pg_ctl", "postgres")
 START_SECONDS = 60
 PORT_TRIES = 10
 
-# Data that outlives the test run is of no use: nothing waits for the disk.
+# Data that outlives the machine is of no use: nothing waits for the disk. What was committed outlives the server.
 SETTINGS = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = off
 full_page_writes = off
-synchronous_commit = off
 shared_buffers = 32MB
 max_connections = 60
 jit = off

@@ -70,6 +70,7 @@ def stored(deployment: Deployment, metric: int) -> list[float]:
     window = {"start": f"{DAY}T00:00:00Z", "end": "2026-03-02T00:00:00Z", "resolution": "raw"}
     with deployment.client(headers=deployment.authorization) as client:
         answer = client.get(f"/api/v1/metrics/{metric}/history", params=window)
+    assert answer.status_code == 200, answer.text
     found: list[float] = answer.json()["series"][0]["values"]
     return found
 
@@ -185,7 +186,7 @@ class TestPostgresqlThatIsAway:
                 assert client.get("/health/live").status_code == 200
             finally:
                 deployment.postgres.start_again()
-            wait_until(lambda: send().status_code == 200, "readings are accepted again")
+            wait_until(lambda: send().is_success, "readings are accepted again")
             # Of two workers each finds it out by itself.
             wait_until(lambda: all(client.get("/health/ready").status_code == 200 for _ in range(10)), "both are ready")
         assert stored(deployment, metric) == [1]
