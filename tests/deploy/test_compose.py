@@ -124,7 +124,7 @@ class TestServices:
 
     def test_start_again_by_themselves_but_for_the_job(self, services: dict[str, Any]) -> None:
         restarts = {name: service["restart"] for name, service in services.items()}
-        assert restarts.pop("init") == "no"
+        assert restarts.pop("init") == restarts.pop("backup") == "no"
         assert set(restarts.values()) == {"unless-stopped"}
 
     def test_start_when_what_they_need_is_ready(self, services: dict[str, Any]) -> None:
@@ -137,6 +137,7 @@ class TestServices:
             "database": {},
             "history": {},
             "init": stores,
+            "backup": stores,
             "app": stores | {"init": "service_completed_successfully"},
             "proxy": {"app": "service_healthy"},
         }
@@ -167,7 +168,7 @@ class TestServices:
         for image in images:
             assert re.fullmatch(r"\$\{KILOWATCH_(\w+_)?IMAGE:-[\w./-]+:[\w.-]+\}", image), image
             assert not image.endswith(":latest}")
-        for name in ("app", "init"):
+        for name in ("app", "init", "backup"):
             assert services[name]["image"] == f"kilowatch:{kilowatch.__version__}"
         assert services["proxy"]["image"] == f"kilowatch-proxy:{kilowatch.__version__}"
         digest = "kilowatch@sha256:" + "0" * 64
@@ -180,7 +181,7 @@ class TestServices:
         assert all(path.startswith("/tmp/") for path in written)
         for name in ("app", "init", "proxy"):
             assert any(mount.startswith("/tmp") for mount in services[name]["tmpfs"])
-        for name in ("app", "init"):
+        for name in ("app", "init", "backup"):
             assert services[name]["volumes"] == ["app:/var/lib/kilowatch"]
 
 

@@ -263,6 +263,29 @@ class TestFolding:
         whole = window("2026-10-28T18:00", "2026-10-28T19:00")
         assert keeping.raw(metric, whole) == [readings[0], readings[14], *readings[15:]]
 
+    def test_leaves_a_quarter_folded_whose_readings_are_gone(self, keeping: Keeping) -> None:
+        """More may come of it, of a simulated device say: they can't take the place of what was deleted."""
+        readings = minutes("2026-10-25T00:00", 3)
+        keeping.send(readings)
+        keeping.clock.now = SENT + timedelta(days=8)
+        keeping.fold_and_delete()
+        keeping.store.backfill(batch_of((keeping.ids[0], minutes("2026-10-25T00:03", 12))))
+        keeping.clock.now += WAIT
+        keeping.fold_and_delete()
+        metric, asked = keeping.metrics[0], window("2026-10-25T00:00", "2026-10-25T01:00")
+        assert keeping.raw(metric, asked) == [readings[0], readings[2]]
+
+    def test_is_told_to_its_end_page_by_page(self, keeping: Keeping) -> None:
+        """Though a reading a quarter leaves the first and the last quarter of a window empty."""
+        keeping.send(*[minutes("2026-10-25T00:07:30", 6, step_s=900)] * 2)
+        keeping.clock.now = SENT + timedelta(days=8)
+        keeping.fold_and_delete()
+        asked = window("2026-10-25T00:08", "2026-10-25T01:20")
+        for limit in range(1, 10):
+            found = keeping.services.histories.history(keeping.metrics, Query(asked, "raw", limit=limit))
+            assert sum(len(series.timestamps) for series in found.series) == min(limit, 8)
+            assert (found.next is None) == (limit >= 8)
+
     def test_takes_only_whole_days_of_the_site_that_are_older_than_it_keeps(
         self, services: Kilowatch, clock: Clock
     ) -> None:

@@ -25,6 +25,8 @@ SETTINGS = {
     # All processes read and write the same replica of a shard while it is there, so that what was written is read.
     "load_balancing": "in_order",
     "prefer_localhost_replica": 0,
+    # Rows that come again replace themselves. What was deleted and comes again must not be taken for a repetition.
+    "insert_deduplicate": 0,
     "distributed_product_mode": "local",  # a subquery asks for the same metrics, which lie in the same shard
     # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet
     # leaves them until the next time.
@@ -89,4 +91,5 @@ class Cluster:
             _OF_A_SERVER.sub(lambda of: f"clusterAllReplicas(`{self.name}`, {of[0]})", statement)
             .replace("currentDatabase()", f"'{self.database}'")
             .replace("table = 'readings'", "table = 'readings_local'")
+            + " SETTINGS skip_unavailable_shards = 1"
         )

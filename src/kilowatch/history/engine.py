@@ -39,7 +39,7 @@ log = structlog.get_logger("kilowatch.history")
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
 # be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
-_PASSING = re.compile(r"Code: (202|241|243|252|74|75|76|159|209|210|236|394|999)\b")
+_PASSING = re.compile(r"Code: (202|225|241|242|243|252|279|285|319|74|75|76|159|209|210|236|394|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
 _CONNECTION_WAIT_S = 10
@@ -208,9 +208,14 @@ class Engine:
 
     def _migrate(self, client: Client, *, sync: bool) -> None:
         with _translated():
-            self._make(client, SCHEMA_TABLE)
-        for step in self._missing(client):
+            is_there = client.command("EXISTS TABLE schema_migrations")
+            if not is_there:
+                self._make(client, SCHEMA_TABLE)
+        missing = self._missing(client)
+        for step in missing:
             self._migrate_by(client, step, sync=sync)
+        if self.cluster is not None and not missing:
+            return  # a server of it may be away, and all of them would have to answer
         with _translated():
             for table in ("readings", "latest", "quarters", "days"):
                 self._make(
@@ -376,7 +381,8 @@ def _open_server(*, database: str, spread: Cluster | None, create: bool, **conne
     with _translated():
         if create:
             client = clickhouse_connect.get_client(**connection, database="default")
-            client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
+            if not client.command(f"EXISTS DATABASE {database}"):
+                client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
             client.close()
         return clickhouse_connect.get_client(
             **connection,

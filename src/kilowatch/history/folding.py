@@ -22,7 +22,7 @@ from kilowatch.facility import service as facility
 from kilowatch.facility.model import KeptSite, PlacedMetric
 from kilowatch.history.chunks import read_in_chunks
 from kilowatch.history.intervals import QUARTER_MS, Cells
-from kilowatch.history.model import Milliseconds, Stop
+from kilowatch.history.model import Milliseconds, Points, Stop
 from kilowatch.history.store import HistoryStore
 from kilowatch.history.windows import NO_EDGES, Measured, cells_in_parts
 from kilowatch.kit import timespan
@@ -184,12 +184,20 @@ class Folding:
         return _Quarters(metric, *columns), bool(is_quiet.all()) and not are_late
 
     def _take_back(self, metric: PlacedMetric, raw: np.ndarray, folded: np.ndarray, now: datetime) -> bool:
-        """Make quarters raw again that got readings while they were folded: all of theirs are there still."""
-        is_late = (raw["received_until"] > folded["received_until"]) & (raw["readings"] > folded["readings"])
-        if is_late.any():
-            begins = raw["begins"][is_late].astype(np.int64)
+        """Make quarters raw again that got readings while they were folded, if all of theirs are there still."""
+        is_late = (raw["received_until"] > folded["received_until"]) & (raw["readings"] >= folded["readings"])
+        begins = raw["begins"][is_late].astype(np.int64)
+        begins = begins[np.array([self._is_whole(metric, begin) for begin in begins.tolist()], bool)]
+        if len(begins):
             self._store.unfold(metric, begins, made_at=to_ms(now))
-        return bool(is_late.any())
+        return len(begins) > 0
+
+    def _is_whole(self, metric: PlacedMetric, begin: int) -> bool:
+        """Whether a folded quarter's first and last reading are there still: none of its readings was deleted then."""
+        quarter = Window(from_ms(begin), from_ms(begin + QUARTER_MS))
+        kept = Points.joined(metric.id, self._store.folded.kept([metric.id], quarter, limit=1))
+        raw = Points.joined(metric.id, list(chain.from_iterable(read_in_chunks(self._store, [metric.id], quarter))))
+        return bool(np.isin(kept.timestamps, raw.timestamps).all())
 
     def _fold_step(self, step: Sequence[_Quarters], now: datetime) -> None:
         with self._database.alone(facility.FOLDING):
@@ -197,7 +205,7 @@ class Folding:
                 there = facility.foldable_metrics(connection, [quarters.metric.id for quarters in step])
             step = [quarters for quarters in step if quarters.metric.id in there]
             if step:
-                self._store.fold(list(self._cells(step)), made_at=to_ms(now))
+                self._store.fold(list(self._cells(step)), made_at=to_ms(self._clock()))
                 for quarters in step:
                     self._days_made.pop(quarters.metric.id, None)
         self._may_be_hidden, self._delete_at = True, max(self._delete_at, now + WAIT)

@@ -86,8 +86,8 @@ class AllReadings:
         """Of these metrics what is raw and what is kept, by metric and time."""
         if not ids:
             return []
-        # The first quarter of each may have none of its readings in the window.
-        kept = {points.metric_id: points for points in self._folded.kept(ids, window, limit=limit + len(ids))}
+        # The first and the last quarter of each may have none of their readings in the window.
+        kept = {points.metric_id: points for points in self._folded.kept(ids, window, limit=limit + 2 * len(ids))}
         found = {points.metric_id: points.between(window.start_ms, window.end_ms) for points in raw}
         both = sorted(found.keys() & kept.keys())
         begins = self._folded.begins(both, window) if both else {}

@@ -175,6 +175,8 @@ class Database:
                 yield
         else:
             with self.write() as connection:
+                # The lock is what is wanted, for as long as the work elsewhere takes.
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 take_turns(connection, what)
                 yield
 

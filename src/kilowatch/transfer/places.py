@@ -73,7 +73,8 @@ class Directory:
         )
 
     def leftovers(self) -> list[str]:
-        return sorted(entry.name.removesuffix(_PART) for entry in self._entries() if entry.name.endswith(_PART))
+        names = (entry.name.removesuffix(_PART) for entry in self._entries() if entry.name.endswith(_PART))
+        return sorted(name for name in names if NAME.fullmatch(name))  # others' files are none of ours
 
     def _entries(self) -> list[Path]:
         with self._told("read"):
