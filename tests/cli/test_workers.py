@@ -194,6 +194,23 @@ class TestARollingRestart:
         for one, metric in zip(load, (kept, changing), strict=True):
             assert values(server, token, metric) == one.accepted
 
+    def test_is_done_with_a_single_worker_too(self, settings: dict[str, str], tmp_path: Path) -> None:
+        alone = Server(tmp_path, tmp_path / "log", settings=settings, command=("serve", "--workers", "1")).start()
+        before = workers(alone)
+        assert alone.process is not None
+        alone.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not before & workers(alone) and len(workers(alone)) == 1, "the worker is another")
+        assert alone.ask("GET", "/health/ready")[0] == 200
+        assert alone.end(signal.SIGTERM) == 0
+
+    def test_gives_way_to_an_end_of_all(self, server: Server) -> None:
+        before = workers(server)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: bool(workers(server) - before), "a successor was started")
+        assert server.end(signal.SIGTERM) == 0
+        wait_until(lambda: all(map(has_ended, before)), "all have ended")
+
     def test_ends_streams_which_go_on_at_another_worker(self, server: Server) -> None:
         token = server.sign_in()["access_token"]
         metric = server.make_metric(token)

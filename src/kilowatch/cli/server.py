@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from kilowatch.cli.terminal import err, opened, out
-from kilowatch.cli.workers import Lifeline, Workers, end_with, listening, refuse_workers
+from kilowatch.cli.workers import Lifeline, Workers, can_have_workers, end_with, listening, refuse_workers
 from kilowatch.config import Settings, load_settings
 from kilowatch.kit.logs import configure_logging
 
@@ -28,23 +28,23 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=64,
             envvar="KILOWATCH_WORKERS",
-            help="Processes that serve. More than one needs PostgreSQL and ClickHouse.",
+            help="Processes that serve, and can be replaced. More than one needs PostgreSQL and ClickHouse.",
         ),
-    ] = 1,
+    ] = None,
 ) -> None:
     """Serve the API and the pages. Migrates both stores first; Ctrl-C ends it.
 
-    With several workers SIGHUP replaces them one after another, without losing a request.
+    With workers SIGHUP replaces them one after another, without losing a request.
     """
     from kilowatch.kit import metrics
 
     settings = load_settings()
-    if workers == 1:
+    if workers is None or (workers == 1 and not can_have_workers(settings)):
         with metrics.serving(settings):
             _refuse_taken_port(host, port)
             with opened(settings) as services:
@@ -54,7 +54,7 @@ def serve(
     refuse_workers(settings)
     configure_logging(settings)
     with metrics.serving_several(settings) as counts, listening(host, port) as listener:
-        banner = f"Serving on {_address(host, port)} with {workers} workers"
+        banner = f"Serving on {_address(host, port)} with {workers} worker{'s' if workers > 1 else ''}"
         Workers(workers, listener, started=_saying(banner), environment=counts.environment, ended=counts.forget).run()
     out.print("Stopped.")
 

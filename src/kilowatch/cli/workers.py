@@ -1,7 +1,7 @@
 """Several processes that serve at one socket: started, watched, replaced one after another, and ended."""
 
+import math
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -20,6 +21,8 @@ log = structlog.get_logger("kilowatch.workers")
 
 _LOOK_EVERY_S = 0.1
 _READY_WITHIN_S = 120
+"""Of one that replaces another. The first may take as long as its migrations do."""
+
 _END_WITHIN_S = 45
 """A worker lets the requests that it has go on for 30 s; see `cli.web`."""
 
@@ -29,8 +32,18 @@ _BACKLOG = 2048
 _READY = b"ready"
 
 
+def can_have_workers(settings: Settings) -> bool:
+    """Whether both stores are servers, which alone several processes can share, and be it for a moment."""
+    return not _what_is_no_server(settings)
+
+
 def refuse_workers(settings: Settings) -> None:
-    """Raises `Invalid` where both stores are not servers, which alone several processes can share."""
+    """Raises `Invalid` where both stores are not servers."""
+    if wrong := _what_is_no_server(settings):
+        raise Invalid(f"More than one worker needs servers for both stores: {'; '.join(wrong)}. Or use --workers 1.")
+
+
+def _what_is_no_server(settings: Settings) -> list[str]:
     wrong = []
     if settings.resolved_database_url.startswith("sqlite"):
         wrong.append("KILOWATCH_DATABASE_URL names no PostgreSQL (postgresql+psycopg://…), by which they take turns")
@@ -39,8 +52,7 @@ def refuse_workers(settings: Settings) -> None:
             "KILOWATCH_HISTORY_URL names no ClickHouse server (clickhouse://…), and the embedded history belongs to "
             "one process"
         )
-    if wrong:
-        raise Invalid(f"More than one worker needs servers for both stores: {'; '.join(wrong)}. Or use --workers 1.")
+    return wrong
 
 
 @contextmanager
@@ -86,9 +98,9 @@ class _Worker:
 
     def look(self) -> None:
         """Note whether it has become ready."""
-        if not self.is_ready and select.select([self.lifeline], [], [], 0)[0]:
-            with suppress(OSError):
-                self.is_ready = self.lifeline.recv(16) == _READY
+        if not self.is_ready:
+            with suppress(OSError):  # nothing was said yet
+                self.is_ready = self.lifeline.recv(16, socket.MSG_DONTWAIT) == _READY
 
     @property
     def has_ended(self) -> bool:
@@ -158,7 +170,7 @@ class Workers:
         """One alone, so that it migrates the stores, and a setting that can't be used ends all at once."""
         first = self._start()
         self._workers.append(first)
-        if not self._becomes_ready(first):
+        if not self._becomes_ready(first, within_s=math.inf):
             raise SystemExit(1)
         self._say_started()
 
@@ -171,41 +183,73 @@ class Workers:
                 self._close(worker)
                 self._note_end(worker)
         if len(self._workers) < self._number and time.monotonic() >= self._start_again_at:
-            self._workers.append(self._start())
+            try:
+                self._workers.append(self._start())
+            except OSError as error:  # no memory, no processes, no files: the others go on
+                self._start_later()
+                log.error("a worker can't be started", reason=error.strerror, started_again_in_s=self._wait_s())
 
     def _note_end(self, worker: _Worker) -> None:
-        lived_s = time.monotonic() - worker.started_at
-        self._failures = 0 if worker.is_ready and lived_s > _STEADY_AFTER_S else self._failures + 1
-        wait_s = min(2 ** (self._failures - 1), _LONGEST_WAIT_S) if self._failures > 1 else 0
-        self._start_again_at = time.monotonic() + wait_s
-        log.error("a worker ended", pid=worker.process.pid, code=worker.process.returncode, started_again_in_s=wait_s)
+        if worker.is_ready and time.monotonic() - worker.started_at > _STEADY_AFTER_S:
+            self._failures = -1
+        self._start_later()
+        code, wait_s = worker.process.returncode, self._wait_s()
+        log.error("a worker ended", pid=worker.process.pid, code=code, started_again_in_s=wait_s)
+
+    def _start_later(self) -> None:
+        self._failures += 1
+        self._start_again_at = time.monotonic() + self._wait_s()
+
+    def _wait_s(self) -> int:
+        return int(min(2 ** (self._failures - 1), _LONGEST_WAIT_S)) if self._failures > 1 else 0
 
     def _replace_all(self) -> None:
         for old in list(self._workers):
-            new = self._start()
+            try:
+                new = self._start()
+            except OSError as error:
+                log.error("no new worker can be started; the others stay as they are", reason=error.strerror)
+                return
             self._workers.append(new)
-            if not self._becomes_ready(new):
+            if not self._becomes_ready(new, within_s=_READY_WITHIN_S):
                 self._workers.remove(new)
                 self._end(new)
                 log.error("a new worker does not get ready; the others stay as they are", pid=new.process.pid)
                 return
-            if old in self._workers:
-                self._workers.remove(old)
-                self._end(old)
+            self._failures = 0
+            self._retire(old)
             log.info("a worker was replaced", old=old.process.pid, new=new.process.pid)
+
+    def _retire(self, worker: _Worker) -> None:
+        """As `_end`, but an end of all is heeded meanwhile."""
+        worker.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + _END_WITHIN_S
+        while not worker.has_ended and time.monotonic() < until:
+            self._pause()
+        self._workers.remove(worker)
+        self._end(worker)
 
     # ── one worker ──
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
         descriptors = self._listener.fileno(), theirs.fileno()
-        command = [sys.executable, "-m", "kilowatch", "worker", *map(str, descriptors)]
+        # Where a link leads to now, so that what a worker loads later is of the version that it began with.
+        python = Path(sys.executable)
+        command = [str(python.parent.resolve() / python.name), "-m", "kilowatch", "worker", *map(str, descriptors)]
         with theirs:
-            process = subprocess.Popen(command, pass_fds=descriptors, env=self._environment)  # noqa: S603 - our own program
+            try:
+                # In a session of its own: what a terminal signals is for this process, which tells its workers.
+                process = subprocess.Popen(  # noqa: S603 - our own program
+                    command, pass_fds=descriptors, env=self._environment, start_new_session=True
+                )
+            except BaseException:
+                ours.close()
+                raise
         return _Worker(process, ours, time.monotonic())
 
-    def _becomes_ready(self, worker: _Worker) -> bool:
-        until = time.monotonic() + _READY_WITHIN_S
+    def _becomes_ready(self, worker: _Worker, *, within_s: float) -> bool:
+        until = time.monotonic() + within_s
         while not worker.is_ready and not worker.has_ended and time.monotonic() < until:
             self._pause()
             worker.look()
