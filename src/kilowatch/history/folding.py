@@ -18,6 +18,7 @@ from itertools import chain, groupby
 import numpy as np
 import structlog
 
+from kilowatch.errors import Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import KeptSite, PlacedMetric
 from kilowatch.history.chunks import read_in_chunks
@@ -120,16 +121,27 @@ class Folding:
 
         Raises:
             Unavailable: a store does not answer. What was done by then stays.
+            What went wrong at a site, or an ExceptionGroup of such at several. The others are done.
         """
         now = self._clock()
         with self._database.read() as connection:
             sites = facility.folding_sites(connection)
+        problems: list[Exception] = []
         for site in sites:
-            border = self._settled(site, now)
-            if border is not None and site.raw_days is not None:
-                self._fold(site, to_ms(border), now, stop)
+            try:
+                border = self._settled(site, now)
+                if border is not None and site.raw_days is not None:
+                    self._fold(site, to_ms(border), now, stop)
+            except Unavailable:
+                raise
+            except Exception as error:  # no site waits for another
+                problems.append(error)
         if self._may_be_hidden and now >= self._delete_at and not stop():
             self._delete(sites, now, stop)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise ExceptionGroup("some sites could not be folded", problems)
 
     # ── the border ──
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from kilowatch.auth.service import Caller, Gate
-from kilowatch.errors import Fault, Invalid, invalid, said
+from kilowatch.errors import Fault, Invalid, Unavailable, invalid, said
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import intervals
@@ -244,6 +244,13 @@ class Histories:
             some = requests[begin : begin + at_once]
             measured = [Measured.of(of_metric[0].metric) for of_metric in some]
             cells = hot_cells.cells(measured, query.window, edges, now_ms=now_ms, stop=stop)
+            if any(
+                len(of) and not (edges[0] <= of.first_ts[0] and of.first_ts[-1] < edges[-1]) for of in cells.values()
+            ):
+                # The window was `answerable` when it was asked, and a quarter that it cuts has been folded since.
+                raise Unavailable(
+                    "Readings at the window's edges were folded at this moment; ask again.", retry_after_s=1
+                )
             series += [
                 _series(request, cells[request.metric.id], near, edges, now_ms=now_ms)
                 for of_metric in some
