@@ -21,12 +21,13 @@ class TestCreateSite:
             "country": "GB",
             "currency": "GBP",
             "notes": "Line one\nLine two",
+            "raw_days": 400,
         }
         answer = world.admin.post("/sites", body)
         assert answer.status_code == 201
         assert answer.headers["location"] == f"/api/v1/sites/{answer.json()['id']}"
         site = world.admin.get(answer.headers["location"].removeprefix("/api/v1")).json()
-        assert site == body | {"id": site["id"], "created_at": "2026-01-05T12:00:00Z"}
+        assert site == body | {"id": site["id"], "created_at": "2026-01-05T12:00:00Z", "folded_until": None}
 
     @pytest.mark.parametrize(
         ("name", "slug"),

@@ -161,6 +161,7 @@ class TestRows:
         told = [code for _, code in codes(report)]
         csv = f"metric_id,timestamp,value,unit\n{metric},{TEN},1,W\n{metric},{TEN},1,kW\n"
         told += [code for _, code in codes(send(world.technician, csv, "text/csv"))]
+        told.append("folded")  # tests/history/test_retention_api.py
         assert told == list(RowCode.__args__)  # type: ignore[attr-defined]  # a Literal has them
 
 
