@@ -28,7 +28,7 @@ from kilowatch.errors import Unavailable
 from kilowatch.facility.routes import router as facility_router
 from kilowatch.facility.service import Catalogue
 from kilowatch.history.engine import EngineInUse
-from kilowatch.history.folder import Folder
+from kilowatch.history.folder import folder
 from kilowatch.history.folding import Folding
 from kilowatch.history.routes import router as history_router
 from kilowatch.history.service import Histories
@@ -38,6 +38,7 @@ from kilowatch.ingest.influx import router as influx_router
 from kilowatch.ingest.routes import router as ingest_router
 from kilowatch.ingest.service import Appending, Intake
 from kilowatch.kit import traces
+from kilowatch.kit.chores import Chore
 from kilowatch.kit.db import Database
 from kilowatch.kit.leadership import Leadership
 from kilowatch.kit.openapi import install_openapi, operation
@@ -50,7 +51,7 @@ from kilowatch.operations.routes import router as operations_router
 from kilowatch.operations.service import Operations
 from kilowatch.pages.problems import problem_page
 from kilowatch.pages.routes import router as pages_router
-from kilowatch.simulation.keeper import Keeper
+from kilowatch.simulation.keeper import keeper
 from kilowatch.simulation.service import Simulation
 from kilowatch.subscriptions.routes import router as subscriptions_router
 from kilowatch.subscriptions.service import Subscriptions
@@ -190,9 +191,9 @@ class Kilowatch:
             read=Lane(_LIVE_THREADS).run,
         )
 
-    def keeper(self) -> Keeper:
+    def keeper(self) -> Chore:
         """Has simulated devices report, in one of the processes at this database."""
-        return Keeper(self.simulation, Leadership(self.database, "simulation"))
+        return keeper(self.simulation, Leadership(self.database, "simulation"))
 
     def folding(self) -> Folding:
         """Folds old readings. There is a history."""
@@ -200,9 +201,9 @@ class Kilowatch:
         kept_for = timedelta(days=self._settings.stream_kept_days)
         return Folding(self.database, self.history, self.now, kept_for=kept_for)
 
-    def folder(self) -> Folder:
+    def folder(self) -> Chore:
         """Has old readings folded, in one of the processes at this database."""
-        return Folder(self.folding(), Leadership(self.database, "folding"))
+        return folder(self.folding(), Leadership(self.database, "folding"))
 
     def close(self) -> None:
         if self.history is not None:

@@ -12,12 +12,12 @@ import kilowatch
 from kilowatch.auth.routes import Who
 from kilowatch.auth.service import Caller
 from kilowatch.errors import Unavailable
+from kilowatch.kit.chores import Chore
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.web import Lane, answer
 from kilowatch.live.streams import Streams
 from kilowatch.operations.model import Engine, Overview, SimulationKept, StoreHealth, StreamsOpen
 from kilowatch.operations.service import Operations
-from kilowatch.simulation.keeper import Keeper
 
 router = APIRouter(prefix="/api/v1")
 T = TypeVar("T")
@@ -107,5 +107,5 @@ def _streams_open(streams: Streams) -> StreamsOpen:
     return StreamsOpen(count, users, streams.limits.streams, streams.limits.per_user)
 
 
-def _simulation_kept(keeper: Keeper) -> SimulationKept:
+def _simulation_kept(keeper: Chore) -> SimulationKept:
     return SimulationKept(keeper.is_running, keeper.last_done_s(), keeper.problem)
