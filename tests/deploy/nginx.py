@@ -165,7 +165,7 @@ class Nginx:
         main = self.process.pid
         workers = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         files = [file for worker in workers for file in Path(f"/proc/{worker}/fd").iterdir()]
-        return sum(file.stat().st_size for file in files if os.readlink(file).startswith(f"{self.directory}/body/"))
+        return sum(file.stat().st_size for file in files if (self.directory / "body") in file.readlink().parents)
 
     def stop(self) -> None:
         if self.process is not None:

@@ -188,6 +188,12 @@ class TestServices:
         assert f"-o {services['proxy']['user'].split(':')[0]} " in proxy.last("RUN").text
         for name in ("app", "init", "proxy"):
             assert any(mount.startswith("/tmp") for mount in services[name]["tmpfs"])
+        app = services["app"]
+        place = app["environment"]["RUNTIME_DIRECTORY"]
+        counted = next(mount for mount in app["tmpfs"] if mount.startswith(f"{place}:"))
+        assert "size=" in counted
+        user = parse(ROOT / "Dockerfile")["app"].last("USER").text.split(":")[0]
+        assert f"uid={user}," in counted
         for name in ("app", "init", "backup"):
             assert services[name]["volumes"] == ["app:/var/lib/kilowatch"]
 
