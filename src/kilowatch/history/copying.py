@@ -298,7 +298,7 @@ class Contents:
     def clear(self) -> None:
         """Remove all rows. Only of what a restore has begun to put there."""
         for name in (*(table.name for table in self.tables()), "latest"):
-            self._engine.command(f"ALTER TABLE {name} DELETE WHERE true SETTINGS mutations_sync = 2", {})
+            self._engine.remove(f"ALTER TABLE {name} DELETE WHERE true", {})
 
 
 # With a row of no metric, which says that the table is complete until then.
