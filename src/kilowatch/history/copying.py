@@ -35,7 +35,7 @@ class Kept(NamedTuple):
 
     name: str
     time: str
-    """The metric and this time are a row's key; the table's partitions are its months."""
+    """The metric and this time are a row's key; rows are copied by its months."""
     version: str
     """The row with the highest is the one that counts."""
     received: str | None
