@@ -83,8 +83,8 @@ class NotRemovedYet(Unavailable):
     def __init__(self) -> None:
         super().__init__(
             said(
-                "What is to be deleted is not gone yet: the history engine goes on with it. Send the same deletion again "
-                "in a minute."
+                "What is to be deleted is not gone yet: the history engine goes on with it. Send the same deletion "
+                "again in a minute."
             ),
             retry_after_s=60,
         )
