@@ -35,7 +35,7 @@ class Kept(NamedTuple):
 
     name: str
     time: str
-    """The metric and this time are a row's key; the table's partitions are its months."""
+    """The metric and this time are a row's key; rows are copied by its months."""
     version: str
     """The row with the highest is the one that counts."""
     received: str | None
@@ -298,7 +298,7 @@ class Contents:
     def clear(self) -> None:
         """Remove all rows. Only of what a restore has begun to put there."""
         for name in (*(table.name for table in self.tables()), "latest"):
-            self._engine.command(f"ALTER TABLE {name} DELETE WHERE true SETTINGS mutations_sync = 2", {})
+            self._engine.remove(f"ALTER TABLE {name} DELETE WHERE true", {})
 
 
 # With a row of no metric, which says that the table is complete until then.
