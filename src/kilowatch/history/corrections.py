@@ -8,7 +8,7 @@ import numpy as np
 from kilowatch.history import replacing, statements
 from kilowatch.history.chunks import Source, read_in_chunks
 from kilowatch.history.engine import Engine
-from kilowatch.history.model import Batch
+from kilowatch.history.model import Batch, Points
 from kilowatch.history.recent import Recent
 from kilowatch.history.replacing import NewestOf, NotNewer
 from kilowatch.kit.timespan import Window, from_ms
@@ -52,10 +52,13 @@ class Corrections:
 
     def _stored_near(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """What is stored at the rows' times, and perhaps around them, in parts: `POINT_DTYPE` by (metric, time)."""
-        if self._recent is None and len(rows) <= _LATE_AT_MOST:  # of a server, each question costs more than its answer
-            return self._read_points(rows)
         metric_ids = np.unique(rows["metric_id"]).tolist()
         window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
+        if self._recent is None and len(rows) <= _LATE_AT_MOST:  # of a server, each question costs more than its answer
+            most = 2 * len(rows) + _LATE_AT_MOST
+            found = self._history.first_readings(metric_ids, window, limit=most)
+            if sum(map(len, found)) < most:
+                return iter([_merged(found)])
         if self._history.count_in_window(metric_ids, window) > 10 * len(rows) + _FEW:
             return self._read_points(rows)
         return self._read_back(metric_ids, window)
@@ -69,11 +72,15 @@ class Corrections:
 
     def _read_back(self, metric_ids: Sequence[int], window: Window) -> Iterator[np.ndarray]:
         """What the metrics have in the window, a chunk at a time."""
-        for chunk in read_in_chunks(self._history, metric_ids, window):
-            stored = np.empty(sum(map(len, chunk)), statements.POINT_DTYPE)
-            begin = 0
-            for points in chunk:
-                part = stored[begin : begin + len(points)]
-                part["metric_id"], part["ts"], part["value"] = points.metric_id, points.timestamps, points.values
-                begin += len(points)
-            yield stored
+        yield from map(_merged, read_in_chunks(self._history, metric_ids, window))
+
+
+def _merged(found: Sequence[Points]) -> np.ndarray:
+    """The same as `POINT_DTYPE`."""
+    stored = np.empty(sum(map(len, found)), statements.POINT_DTYPE)
+    begin = 0
+    for points in found:
+        part = stored[begin : begin + len(points)]
+        part["metric_id"], part["ts"], part["value"] = points.metric_id, points.timestamps, points.values
+        begin += len(points)
+    return stored

@@ -13,8 +13,8 @@ MOST_SPANS = 32
 _TIME_BITS = 44  # ms until the year 2527
 
 NewestOf = Callable[[MetricIds], np.ndarray]
-"""Says the latest reading of each metric (`NEWEST_DTYPE`), its time -1 for one that has none. Its time may be said to be
-later than it is; then without a value."""
+"""Says the latest reading of each metric (`NEWEST_DTYPE`), its time -1 for one that has none. That time may be said
+later than it is, but then without a value."""
 
 
 class NotNewer(NamedTuple):

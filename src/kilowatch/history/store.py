@@ -17,7 +17,7 @@ from kilowatch.errors import Unavailable
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
-from kilowatch.history.arrivals import Arrivals
+from kilowatch.history.arrivals import Arrivals, Passing
 from kilowatch.history.changes import Changes
 from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
@@ -125,7 +125,9 @@ class HistoryStore:
         else:
             turns = shared = SharedTurns(shared_by, last=last_received_at)
             self._arrivals = Arrivals(self._engine, last_received_at, is_shared=True)
-            self._stop_hearing = shared.listen(self._heard)
+            self._passing = passing = Passing(self._arrivals.heard)
+            stop_listening = shared.listen(self._heard)
+            self._stop_hearing = lambda: passing.close_after(stop_listening)
         self._clock = clock
         self._is_shared = shared_by is not None
         self._appender = Appender(
@@ -597,7 +599,7 @@ class HistoryStore:
         """By the thread that hears of what is stored."""
         if self._frontier is not None:
             self._frontier.hear(news.turn, news.metric_ids, news.reached)
-        self._arrivals.heard(news)
+        self._passing.put(news)
 
     def _touch(self, metric_ids: Sequence[int]) -> None:
         """Readings were put in or taken out besides the turns: whoever takes the next one says so. While storing."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-from sqlalchemy import BigInteger, Connection, Sequence, Text, func, select, text, update
+from sqlalchemy import BigInteger, Connection, Text, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kilowatch.kit.db import Base, Database
@@ -27,8 +27,6 @@ _MOST_BYTES = 7_900
 
 _KEPT_TRANSACTIONS = 32
 """Turns that are known as such by who asks for the catalogue's state: those of a second or so."""
-
-_WAIT = text("SET LOCAL lock_timeout = '10s'")
 
 
 class ArrivalClock(Base):
@@ -44,12 +42,27 @@ class ArrivalClock(Base):
     """PostgreSQL's numbers of the last turns' transactions, the newest first: see `kit.state`."""
 
 
-_NUMBERS = Sequence("arrival_turns")
-"""Counts turns on PostgreSQL, those too that are not committed: their numbers are missing then."""
+# A sequence, `arrival_turns`, counts turns, those too that are not committed: their numbers are missing then.
 
-_READ = select(
-    ArrivalClock.received_at, ArrivalClock.turn, ArrivalClock.transactions, text("pg_current_xact_id()::text")
-).where(ArrivalClock.id == 1)
+# One statement each, since all processes wait for each other meanwhile. The inner query waits for the row, for 10 s at
+# most; a number is drawn once that is over, so that none is drawn in vain.
+_BEGIN = text("""
+SELECT taken.received_at, taken.turn, taken.transactions, nextval('arrival_turns'), pg_current_xact_id()::text
+FROM (
+    SELECT clock.received_at, clock.turn, clock.transactions
+    FROM (SELECT set_config('lock_timeout', '10s', true) AS longest OFFSET 0) AS wait, arrival_clock AS clock
+    WHERE clock.id = 1 AND wait.longest <> ''
+    FOR UPDATE OF clock
+) AS taken
+""")
+_END = text("""
+WITH taken AS (
+    UPDATE arrival_clock SET received_at = :received_at, turn = :turn, transactions = :transactions
+    WHERE id = 1
+    RETURNING id
+)
+SELECT pg_notify(:channel, :notice) FROM taken
+""")
 _LAST = select(ArrivalClock.received_at, ArrivalClock.turn).where(ArrivalClock.id == 1)
 
 
@@ -69,6 +82,9 @@ class Turn:
 
     lost: bool = False
     """Whether readings may have been stored in between of which nobody was told."""
+
+    transactions: str = ""
+    """As of the `ArrivalClock`, this turn's own among them."""
 
     metric_ids: tuple[int, ...] | None = None
     """Which metrics have new readings: said by whoever stored. `None`: any may have."""
@@ -128,7 +144,7 @@ class SharedTurns:
             # Nothing is stored in this turn, but it has a number, which others wait to hear of.
             turn = self._begin(connection, last)
             turn.metric_ids = turn.reached = ()
-            connection.execute(select(func.pg_notify(_CHANNEL, self._notice(turn))))
+            self._end(connection, turn)
 
     @contextmanager
     def take(self, now: int) -> Iterator[Turn]:
@@ -144,7 +160,7 @@ class SharedTurns:
                 turn.metric_ids, trouble = None, error
             if turn.lost:
                 turn.metric_ids = None
-            connection.execute(select(func.pg_notify(_CHANNEL, self._notice(turn))))
+            self._end(connection, turn)
         # Where this is not reached nobody was told, so the next notice says that any metric may have readings.
         self._last, self._unsure = turn.number, False
         if trouble is not None:
@@ -168,18 +184,20 @@ class SharedTurns:
         What was stored in a turn that was lost (its process ended, or could not commit) has a moment between, and
         nobody was told.
         """
-        connection.execute(_WAIT)
-        last, before, transactions, own = connection.execute(_READ.with_for_update()).one()
-        received_at = max(now, last + 1)
-        taken = update(ArrivalClock).where(ArrivalClock.id == 1)
-        values = {
-            "received_at": received_at,
-            "turn": _NUMBERS.next_value(),
-            "transactions": " ".join([own, *transactions.split()[: _KEPT_TRANSACTIONS - 1]]),
-        }
-        number = connection.execute(taken.values(values).returning(ArrivalClock.turn)).scalar_one()
+        last, before, transactions, number, own = connection.execute(_BEGIN).one()
         is_next = number == before + 1
-        return Turn(received_at, is_next and before == self._last, number, before, lost=not is_next)
+        return Turn(
+            max(now, last + 1),
+            alone=is_next and before == self._last,
+            number=number,
+            before=before,
+            lost=not is_next,
+            transactions=" ".join([own, *transactions.split()[: _KEPT_TRANSACTIONS - 1]]),
+        )
+
+    def _end(self, connection: Connection, turn: Turn) -> None:
+        values = {"received_at": turn.received_at, "turn": turn.number, "transactions": turn.transactions}
+        connection.execute(_END, values | {"channel": _CHANNEL, "notice": self._notice(turn)})
 
     def _notice(self, turn: Turn) -> str:
         said: list[Any] = [turn.received_at, self._process, turn.number, turn.metric_ids, None]
