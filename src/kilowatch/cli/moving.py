@@ -35,8 +35,11 @@ DatabaseUrl = Annotated[str, typer.Argument(help="`sqlite:///path` or `postgresq
 def copy_history(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URL of a history, as in KILOWATCH_HISTORY_URL.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URL of an empty one, or of one that was begun.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove from TO what FROM does not have, instead of refusing to go on.")
+    ] = False,
 ) -> None:
-    """Copy all readings. Run again it goes on where it was, and brings what came in meanwhile.
+    """Copy all readings. Run again it goes on where it was, and brings what came in, or was folded, meanwhile.
 
     Counts and checksums of both sides are compared month by month; the exit code is 1 if one differs.
     """
@@ -46,7 +49,7 @@ def copy_history(
     _quiet(settings)
     _refuse_two_directories(source, target)
     with _history(source, "FROM", settings) as here, _history(target, "TO", settings, migrate=True) as there:
-        plan = histories.plan_copy(here, there)
+        plan = histories.plan_copy(here, there, delete=delete)
         with _counting(plan.rows) as tell:
             compared = histories.copy(here, there, plan, tell=tell)
         later = here.received_until() > plan.until
@@ -54,8 +57,8 @@ def copy_history(
     different = [f"{one.table} {one.name}" for one in compared if not one.is_same]
     if different:
         raise Conflict(
-            f"FROM and TO differ in {', '.join(different)}. Was FROM changed meanwhile? Run it again, with no server "
-            "that writes to either."
+            f"FROM and TO differ in {', '.join(different)}. Were readings of FROM deleted or folded meanwhile? Run it "
+            "again; the last time with no server that writes to either."
         )
     out.print(f"{plan.rows:,} rows copied; both sides are the same.")
     if later:
