@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,13 +85,14 @@ def put(contents: Contents, *blocks: Block) -> None:
         contents.put(table, block)
 
 
-def rows(contents: Contents, table_name: str = "readings") -> list[tuple[float, ...]]:
-    """All that a table has, by its key, bit for bit."""
+def rows(contents: Contents, table_name: str = "readings") -> list[tuple[Any, ...]]:
+    """All that a table has, by its key, bit for bit; NaN, which is not even the same as itself, as a text."""
     (table,) = (table for table in contents.tables() if table.name == table_name)
-    found: list[tuple[float, ...]] = []
+    found: list[tuple[Any, ...]] = []
     for month in contents.counts(table):
         for block in contents.blocks(table, month):
-            found += zip(*(column.tolist() for column in block.values()), strict=True)
+            columns = (["NaN" if value != value else value for value in column.tolist()] for column in block.values())  # noqa: PLR0124
+            found += zip(*columns, strict=True)
     return found
 
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilowatch.app import Kilowatch
+from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history.copying import Contents, Kept, Sum, Table, added
 from kilowatch.history.model import Place
@@ -17,6 +20,7 @@ from kilowatch.history.store import HistoryStore
 from kilowatch.transfer.histories import copy, plan_copy
 from tests.clickhouse import ClickHouse
 from tests.conftest import Clock
+from tests.history.test_folding import SENT, Keeping, minutes, window
 from tests.processes import PROGRAM, environment, kilowatch, wait_until
 from tests.transfer.conftest import DAY, JANUARY_2025, NewHistory, NewUrl, put, readings, rows
 
@@ -159,6 +163,112 @@ class TestCopy:
             for block in blocks:
                 total = added(total, table.sum_of(block))
             assert {202501: total} == source.months(table)
+
+
+class TestCopyAgain:
+    """A history that was copied while it was in use is copied again, once something of it was folded or deleted."""
+
+    @pytest.fixture
+    def keeping(self, services: Kilowatch, clock: Clock) -> Keeping:
+        clock.now = SENT
+        keeping = Keeping.of(services, clock)
+        keeping.send(minutes("2026-10-24T22:00", 300), minutes("2026-10-24T21:00", 500))
+        clock.advance(days=9)
+        keeping.send(minutes("2026-11-05T00:00", 100))
+        return keeping
+
+    @pytest.fixture
+    def target(self, request: pytest.FixtureRequest, new_history: NewHistory) -> Contents:
+        return new_history(getattr(request, "param", "embedded"))
+
+    @pytest.mark.parametrize("target", ["embedded", "server"], indirect=True)
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["folded", "folded and deleted"])
+    def test_after_readings_were_folded(self, keeping: Keeping, target: Contents, is_deleted: bool) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        if is_deleted:
+            keeping.fold_and_delete()
+        else:
+            keeping.fold()
+        assert keeping.raw_rows() == (100 if is_deleted else 900)
+        compared = copy(source, target, plan_copy(source, target))
+        assert {one.table for one in compared if one.is_same} == {"readings", "quarters", "days"}
+        assert all(one.is_same for one in compared)
+        for table in ("readings", "quarters", "days"):
+            assert rows(target, table) == rows(source, table)
+        assert plan_copy(source, target).rows == 0
+
+    def test_after_half_of_what_was_folded_is_deleted(self, keeping: Keeping, target: Contents) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold()
+        half = window("2026-10-24T21:00", "2026-10-25T01:00")
+        keeping.store.folded.delete_raw(keeping.ids, half, made_until=2**42)
+        assert 100 < keeping.raw_rows() < 900
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target)))
+        assert rows(target) == rows(source)
+
+    def test_that_is_cut_off_goes_on(self, keeping: Keeping, target: Contents) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold_and_delete()
+
+        def cut(_what: str, _rows: int) -> None:
+            raise CutOff
+
+        with pytest.raises(CutOff):
+            copy(source, target, plan_copy(source, target), tell=cut)
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target)))
+        assert rows(target, "quarters") == rows(source, "quarters")
+
+    def test_a_reading_that_came_after_its_quarter_was_folded_is_not_given_up(
+        self, keeping: Keeping, target: Contents
+    ) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold_and_delete()
+        late = readings(keeping.ids[0], begin=minutes("2026-10-24T22:00", 1)[0][0], days=1, received_after=2**41)
+        put(target, late)
+        with pytest.raises(Invalid, match="TO has readings of 2026-10 that FROM does not have"):
+            plan_copy(source, target)
+
+    @pytest.mark.parametrize("is_folded", [False, True], ids=["raw", "folded"])
+    def test_after_readings_were_deleted_is_refused_unless_they_are_to_be_deleted_there_too(
+        self, keeping: Keeping, target: Contents, is_folded: bool
+    ) -> None:
+        if is_folded:
+            keeping.fold_and_delete()
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        before = {table: rows(target, table) for table in ("readings", "quarters")}
+        gone = window("2026-10-24T23:00", "2026-11-06T00:00")
+        keeping.services.catalogue.delete_readings(OPERATOR, keeping.ids[0], gone)
+        with pytest.raises(Invalid, match=r"that FROM does not have.*--delete"):
+            plan_copy(source, target)
+        assert {table: rows(target, table) for table in ("readings", "quarters")} == before
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target, delete=True)))
+        for table in ("readings", "quarters", "days"):
+            assert rows(target, table) == rows(source, table)
+        assert _latest(target, keeping.ids[0]) == minutes("2026-10-24T22:59", 1)[0][0]
+
+    def test_a_store_over_the_copy_answers_as_the_original(
+        self, keeping: Keeping, target: Contents, new_history_url: NewUrl, clock: Clock
+    ) -> None:
+        url = new_history_url("embedded")
+        with closing(Contents.open(url, sync=False, migrate=True)) as other:
+            source = keeping.store.contents()
+            copy(source, other, plan_copy(source, other))
+            keeping.fold_and_delete()
+            copy(source, other, plan_copy(source, other))
+        with closing(HistoryStore(url, connections=2, sync=False, clock=clock)) as store:
+            assert store.count(keeping.ids) == keeping.store.count(keeping.ids) == 900
+            ids = np.array(keeping.ids, np.uint32)
+            assert store.latest(ids)["ts"].tolist() == keeping.store.latest(ids)["ts"].tolist()
+
+
+def _latest(contents: Contents, metric_id: int) -> int:
+    sql = "SELECT toUnixTimestamp64Milli(max(newest).1) FROM latest WHERE metric_id = {id:UInt32}"
+    return int(contents._engine.lines(sql, {"id": metric_id})[0][0])
 
 
 class TestChecksum:

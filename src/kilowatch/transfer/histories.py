@@ -149,7 +149,7 @@ def _some_at_once(sums: np.ndarray) -> Iterator[list[int]]:
 def _foreign_keys(
     source: Contents, target: Contents, table: Table, month: int, metric_ids: list[int], until: int
 ) -> np.ndarray:
-    """Of the target's rows those that the source does not have, or has as of earlier: copying would not replace them."""
+    """The target's rows that the source does not have, or has as of earlier: copying would not replace them."""
     here, there = source.keys(table, month, metric_ids, until=until), target.keys(table, month, metric_ids)
     return there[~_have(here, there, metric_ids)]
 
