@@ -151,7 +151,8 @@ def _foreign_keys(
 ) -> np.ndarray:
     """The target's rows that the source does not have, or has as of earlier: copying would not replace them."""
     here, there = source.keys(table, month, metric_ids, until=until), target.keys(table, month, metric_ids)
-    return there[~_have(here, there, metric_ids)]
+    foreign: np.ndarray = there[~_have(here, there, metric_ids)]
+    return foreign
 
 
 def _are_folded(source: Contents, table: Table, month: int, foreign: np.ndarray) -> np.ndarray:
