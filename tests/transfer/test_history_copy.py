@@ -1,5 +1,6 @@
 """One history into another: all of it, once, whatever cuts it off; and nothing there is lost."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from kilowatch.transfer.histories import copy, plan_copy
 from tests.clickhouse import ClickHouse
 from tests.conftest import Clock
 from tests.history.test_folding import SENT, Keeping, minutes, window
+from tests.postgres import PostgresServer
 from tests.processes import PROGRAM, environment, kilowatch, wait_until
 from tests.transfer.conftest import DAY, JANUARY_2025, NewHistory, NewUrl, put, readings, rows
 
@@ -356,6 +359,59 @@ class TestCommand:
         assert "There is no history at" in refused(one, f"{clickhouse.url}/nothing")
         assert "FROM: The history's tables are not up to date" in refused(f"{clickhouse.url}/default", other)
         assert not (tmp_path / "other").exists()
+
+
+class TestPasswords:
+    """Of servers come in files: what stands on the command line can be seen by everybody on the machine."""
+
+    SECRET = "s3cret/of@two"
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "password"
+        file.write_text(self.SECRET + "\n")
+        return file
+
+    def test_is_taken_from_a_file(self, tmp_path: Path, file: Path, postgres: PostgresServer, sqlite_url: str) -> None:
+        name = f"passwords_{os.getpid()}"
+        url = postgres.create_database(name)
+        with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} SUPERUSER LOGIN PASSWORD '{self.SECRET}'")
+        try:
+            target = f"postgresql+psycopg://{name}@{url.partition('@')[2]}"
+            done = kilowatch("database", "copy", sqlite_url, target, "--to-password-file", str(file), data_dir=tmp_path)
+            assert (done.returncode, done.stderr) == (0, ""), done.stderr
+            assert "Both sides are the same" in done.stdout
+        finally:
+            postgres.drop_database(name)
+            with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(f"DROP ROLE {name}")
+
+    @pytest.mark.parametrize(
+        ("what", "url"),
+        [
+            ("database", "postgresql+psycopg://me:{}@127.0.0.1:1/none"),
+            ("history", "clickhouse://me:{}@127.0.0.1:1/none"),
+        ],
+    )
+    def test_of_a_command_line_is_warned_of_and_never_told(self, tmp_path: Path, what: str, url: str) -> None:
+        other = {"database": f"sqlite:///{tmp_path}/other.sqlite", "history": f"chdb://{tmp_path}/other"}[what]
+        done = kilowatch(what, "copy", url.format("s3cret"), other, data_dir=tmp_path, log_level="debug")
+        assert done.returncode == 1
+        assert "FROM has a password on the command line" in done.stderr
+        assert "--from-password-file" in done.stderr
+        assert "s3cret" not in done.stderr + done.stdout
+        done = kilowatch(what, "copy", url.format(self.SECRET), other, data_dir=tmp_path)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert "give it in a file (--from-password-file)" in done.stderr
+        assert not any(part in done.stderr for part in ("s3cret", "two"))
+
+    def test_that_can_not_be_had_is_told_by_its_option(self, tmp_path: Path, file: Path) -> None:
+        source, target = "clickhouse://me@127.0.0.1:1/none", f"chdb://{tmp_path}/other"
+        none = kilowatch("history", "copy", source, target, "--from-password-file", "none", data_dir=tmp_path)
+        assert "--from-password-file: none can't be read: No such file" in none.stderr
+        nobody = kilowatch("history", "copy", source, target, "--to-password-file", str(file), data_dir=tmp_path)
+        assert "--to-password-file needs a TO that names a user" in nobody.stderr
 
 
 def _kill_once_it_copies(data_dir: Path, source: str, target: str, count: Callable[[], int]) -> None:
