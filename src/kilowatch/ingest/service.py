@@ -1,5 +1,6 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Intake:
 
     def _checked(self, caller: Caller, columns: Columns) -> tuple[Batch, Report, "Found"]:
         """The readings that are good, what became of all, and the metrics that they name."""
+        checked_at = time.monotonic()
         seen = self._gate.seeing(caller, _known, tuple(_possible(columns.references)), scope="ingest")
         found, latest = seen.found.metrics, seen.now + self._max_future
         not_made: dict[str, str] = {}
@@ -131,7 +133,8 @@ class Intake:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
         taken = ~columns.verdicts.refused if report.rejected else slice(None)
         metric_ids = metrics.ids[columns.reference_of[taken]]
-        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report, found
+        batch = Batch(metric_ids, columns.timestamps[taken], columns.values[taken], checked_at=checked_at)
+        return batch, report, found
 
     def _create(
         self, caller: Caller, arriving: Mapping[str, str | None]
