@@ -3,11 +3,12 @@
 import queue
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import clickhouse_connect
@@ -98,7 +99,7 @@ class Engine:
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
-        connect = _connector(url, create=migrate)
+        self._connect = _connector(url)
         self.cluster = _cluster(url)
         """The cluster that the tables are spread over; `None` where one server has them."""
         self.is_embedded = url.startswith("chdb:")
@@ -106,10 +107,14 @@ class Engine:
         self._migrations = migrations
         self._breaker = Breaker(OperationalError, refusal=_away)
         self._clients: list[Client] = []
-        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        self._connections = connections
+        self._idle: queue.LifoQueue[Client | None] = queue.LifoQueue()
+        """`None` for one that nobody has needed yet: to open one takes longer than most statements."""
+        for _ in range(connections):
+            self._idle.put(None)
         try:
-            for _ in range(connections + 1):
-                self._clients.append(connect())
+            with _translated():
+                self._clients.append(self._connect(create=migrate))
             if migrate:
                 self._migrate(self._clients[0], sync=sync)
             elif self._missing(self._clients[0]):
@@ -117,8 +122,6 @@ class Engine:
         except BaseException:
             self._close_clients()
             raise
-        for client in self._clients[1:]:
-            self._idle.put(client)
 
     def query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         """The rows of an answer, whose columns have a fixed width, as one array."""
@@ -159,8 +162,7 @@ class Engine:
 
     def connections(self) -> tuple[int, int]:
         """How many connections are in use, and how many there are; that for inserts not counted."""
-        most = len(self._clients) - 1
-        return most - self._idle.qsize(), most
+        return self._connections - self._idle.qsize(), self._connections
 
     def insert_apart(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """As `insert`, by any thread, beside what that one inserts."""
@@ -173,7 +175,7 @@ class Engine:
     def close(self) -> None:
         """Wait a while for what is being read, then close the connections."""
         with suppress(queue.Empty):
-            for _ in self._clients[1:]:
+            for _ in range(self._connections):
                 self._idle.get(timeout=_CLOSE_WAIT_S)
         self._close_clients()
 
@@ -187,9 +189,15 @@ class Engine:
             raise _away() from error
         try:
             with _translated(), self._breaker.attempt():
+                client = client or self._opened()
                 yield client
         finally:
             self._idle.put(client)
+
+    def _opened(self) -> Client:
+        client = self._connect(create=False)
+        self._clients.append(client)
+        return client
 
     def _missing(self, client: Client) -> list[Step]:
         """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""
@@ -292,8 +300,13 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _connector(url: str, *, create: bool) -> Callable[[], Client]:
-    """How to open one connection, making what is not there yet. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
+class _Connect(Protocol):
+    def __call__(self, *, create: bool) -> Client:
+        """Open one connection; make the database first if `create`."""
+
+
+def _connector(url: str) -> _Connect:
+    """How to open a connection. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -303,12 +316,13 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
     if parts.scheme == "chdb" and not parts.netloc and parts.path not in ("", "/"):
         path, database = unquote(parts.path), options.get("database", ["kilowatch"])[0]
         _check_database_name(database)
-        return lambda: _open_embedded(path, database, create=create)
+        return partial(_open_embedded, path, database)
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
         database = _database_of(parts)
         spread = _cluster(url)
         secure = parts.scheme == "clickhouses"
-        return lambda: _open_server(
+        return partial(
+            _open_server,
             host=parts.hostname or "",
             port=port or (8443 if secure else 8123),
             secure=secure,
@@ -316,7 +330,6 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
             password=unquote(parts.password or ""),
             database=database,
             spread=spread,
-            create=create,
         )
     raise Invalid(
         "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
@@ -352,11 +365,10 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
     except OSError as error:
         raise Invalid(f"KILOWATCH_HISTORY_URL: the directory {path} can't be made: {error.strerror}.") from error
     try:
+        client = clickhouse_connect.get_client(interface="chdb", path=path)
         if create:
-            client = clickhouse_connect.get_client(interface="chdb", path=path)
             client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
-            client.close()
-        client = clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+        client.database = database
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
         client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
         return client
@@ -378,19 +390,18 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
 
 def _open_server(*, database: str, spread: Cluster | None, create: bool, **connection: Any) -> Client:
     connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": _ANSWER_WITHIN_S}
-    with _translated():
-        if create:
-            client = clickhouse_connect.get_client(**connection, database="default")
-            if not client.command(f"EXISTS DATABASE {database}"):
-                client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
-            client.close()
-        return clickhouse_connect.get_client(
-            **connection,
-            database=database,
-            settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
-            # Long lists of ids and edges do not fit a URL.
-            form_encode_query_params=True,
-        )
+    if create:
+        client = clickhouse_connect.get_client(**connection, database="default")
+        if not client.command(f"EXISTS DATABASE {database}"):
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
+        client.close()
+    return clickhouse_connect.get_client(
+        **connection,
+        database=database,
+        settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
+        # Long lists of ids and edges do not fit a URL.
+        form_encode_query_params=True,
+    )
 
 
 def in_chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
