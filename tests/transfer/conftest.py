@@ -24,7 +24,7 @@ NewUrl = Callable[[str], str]
 
 @pytest.fixture
 def new_history_url(request: pytest.FixtureRequest) -> Iterator[NewUrl]:
-    """URLs of histories that are not there yet, `embedded` or on a `server`."""
+    """URLs of histories that are not there yet, `embedded`, on a `server` or on a `cluster`."""
     made = []
 
     def new(kind: str) -> str:
@@ -34,7 +34,7 @@ def new_history_url(request: pytest.FixtureRequest) -> Iterator[NewUrl]:
             url = f"chdb://{directory}?database={name}"
         else:
             server: ClickHouse = request.getfixturevalue("clickhouse")
-            url = f"{server.url}/{name}"
+            url = f"{server.url}/{name}{'?cluster=fleet' if kind == 'cluster' else ''}"
         made.append(url)
         return url
 

@@ -52,20 +52,20 @@ NewStores = Callable[[str], Settings]
 
 @pytest.fixture
 def new_stores(request: pytest.FixtureRequest, tmp_path: Path, new_history_url: NewUrl) -> Iterator[NewStores]:
-    """Settings of stores that are empty: `embedded` ones, or on `servers`."""
+    """Settings of stores that are empty: `embedded`, on `servers`, or on those with a `cluster` of ClickHouse."""
     made = []
 
     def new(kind: str) -> Settings:
         name = f"stores_{os.getpid()}_{next(_numbers)}"
         url = f"sqlite:///{tmp_path / name}.sqlite"
-        if kind == "servers":
+        if kind != "embedded":
             postgres: PostgresServer = request.getfixturevalue("postgres")
             url = postgres.create_database(name)
             made.append(name)
         return Settings(
             data_dir=tmp_path / name,
             database_url=url,
-            history_url=new_history_url("embedded" if kind == "embedded" else "server"),
+            history_url=new_history_url({"servers": "server"}.get(kind, kind)),
             history_sync=False,
             history_threads=2,
             secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
@@ -150,7 +150,13 @@ def arrived(world: World, after: Place) -> list[Any]:
 class TestRestore:
     @pytest.mark.parametrize(
         ("kind", "other"),
-        [("embedded", "embedded"), ("servers", "servers"), ("embedded", "servers"), ("servers", "embedded")],
+        [
+            ("embedded", "embedded"),
+            ("servers", "servers"),
+            ("embedded", "servers"),
+            ("servers", "embedded"),
+            ("embedded", "cluster"),
+        ],
     )
     def test_after_everything_was_destroyed_nothing_is_missing(
         self,

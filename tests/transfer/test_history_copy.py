@@ -27,7 +27,8 @@ from tests.postgres import PostgresServer
 from tests.processes import PROGRAM, environment, kilowatch, wait_until
 from tests.transfer.conftest import DAY, JANUARY_2025, NewHistory, NewUrl, put, readings, rows
 
-WAYS = [("embedded", "embedded"), ("embedded", "server"), ("server", "embedded"), ("server", "server")]
+KINDS = ("embedded", "server", "cluster")
+WAYS = [(one, other) for one in KINDS for other in KINDS if "cluster" not in (one, other) or one == "embedded"]
 
 
 class CutOff(Exception):
@@ -184,7 +185,7 @@ class TestCopyAgain:
     def target(self, request: pytest.FixtureRequest, new_history: NewHistory) -> Contents:
         return new_history(getattr(request, "param", "embedded"))
 
-    @pytest.mark.parametrize("target", ["embedded", "server"], indirect=True)
+    @pytest.mark.parametrize("target", KINDS, indirect=True)
     @pytest.mark.parametrize("is_deleted", [False, True], ids=["folded", "folded and deleted"])
     def test_after_readings_were_folded(self, keeping: Keeping, target: Contents, is_deleted: bool) -> None:
         source = keeping.store.contents()

@@ -202,7 +202,7 @@ class Contents:
         return self._engine.query(sql, {"month": month, "until": until}, SUMS_DTYPE)
 
     def keys(self, table: Table, month: int, metric_ids: Sequence[int], *, until: int = ALL) -> np.ndarray:
-        """What tells the rows of some metrics (20,000 at most) apart, in a month: `KEYS_DTYPE` rows, ordered so."""
+        """What tells the rows of some metrics (10,000 at most) apart, in a month: `KEYS_DTYPE` rows, ordered so."""
         time, version = table.kept.time, table.kept.version
         sql = f"""
             SELECT metric_id, {time}, {version}
@@ -214,7 +214,7 @@ class Contents:
         return self._engine.query(sql, {"month": month, "ids": list(metric_ids), "until": until}, KEYS_DTYPE)
 
     def folded(self, month: int, metric_ids: Sequence[int]) -> np.ndarray:
-        """The folded quarters of some metrics (20,000 at most) in a month: `KEYS_DTYPE` rows of when each begins, and
+        """The folded quarters of some metrics (10,000 at most) in a month: `KEYS_DTYPE` rows of when each begins, and
         until when what it was made of was received."""
         sql = f"""
             SELECT metric_id, begins, received_until
@@ -307,7 +307,10 @@ class Contents:
             self._engine.command(statement, {})
 
     def begin_restore(self) -> None:
-        """Mark that what is in the tables from now on comes from a restore that has not ended yet."""
+        """Mark that what is in the tables from now on comes from a restore that has not ended yet.
+
+        On every server of a cluster, so that it does not matter through which of them the restore is made again.
+        """
         self._engine.command(f"CREATE TABLE IF NOT EXISTS {_RESTORING} (begun UInt8) ENGINE = Log", {})
 
     def is_being_restored(self) -> bool:

@@ -18,7 +18,7 @@ from kilowatch.history.intervals import QUARTER_MS
 Tell = Callable[[str, int], None]
 """Is told what is under way, and how many rows were just done."""
 
-_MOST_METRICS = 20_000
+_MOST_METRICS = 10_000
 _TIME_BITS = 48
 """Of a time in ms, which leaves 15 for a metric's place among those."""
 
