@@ -16,6 +16,7 @@ _CREATED = re.compile(
     re.DOTALL,
 )
 _ALTERED = re.compile(r"\s*ALTER TABLE \w+")
+_OF_EACH_SERVER = re.compile(r"\s*(?:CREATE TABLE IF NOT EXISTS|DROP TABLE IF EXISTS) \w+")
 _SHARDED = re.compile(r"\b(readings|latest|quarters|days)\b")
 _OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations|one)\b")
 _SHARD = "metric_id"
@@ -79,7 +80,10 @@ class Cluster:
         )
 
     def changing(self, statement: str) -> str:
-        """A statement that changes a table, for the tables that every server has. Others stay as they are."""
+        """A statement that changes a table, for the tables that every server has; one that makes or drops a table which
+        is not replicated, on every server. Others stay as they are."""
+        if _OF_EACH_SERVER.match(statement):
+            return _OF_EACH_SERVER.sub(lambda head: f"{head[0]} {self.everywhere}", statement, count=1)
         if not _ALTERED.match(statement):
             return statement
         local = _SHARDED.sub(r"\1_local", statement)
