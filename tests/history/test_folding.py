@@ -16,7 +16,7 @@ from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.folding import WAIT, Folding, border_of
+from kilowatch.history.folding import WAIT, WATCHED, Folding, border_of
 from kilowatch.history.intervals import QUARTER_MS
 from kilowatch.history.model import Aggregate
 from kilowatch.history.service import Query
@@ -77,7 +77,11 @@ class Keeping:
         self.store.append(batch_of(*zip(self.ids, readings, strict=False)))
 
     def folding(self) -> Folding:
-        return self.services.folding()
+        """Of a process that has watched the clock for long enough to believe it."""
+        self.clock.now -= WATCHED
+        folding = self.services.folding(elapsed=self.clock.elapsed)
+        self.clock.now += WATCHED
+        return folding
 
     def fold(self) -> Folding:
         """Until all is folded that is due, and nothing is deleted yet."""
@@ -379,11 +383,12 @@ class TestFolding:
         keeping.clock.now = SENT + timedelta(days=8)
         slow = keeping.folding()
         metrics = {metric.id: metric for metric in keeping.metrics}
-        (decided,) = slow._due(metrics, ms("2026-10-26T00:00"), keeping.clock.now)
+        slow.tick()
+        (decided,) = slow._due(metrics, ms("2026-10-26T00:00"), keeping.clock.now, lambda: False)
         keeping.fold_and_delete()
         keeping.store.backfill(batch_of((keeping.ids[0], readings[:3])))  # some that are not deleted yet
         keeping.clock.now += WAIT
-        slow._fold_step([decided], keeping.clock.now)
+        slow._fold_step([decided])
         assert keeping.store.count([keeping.ids[0]]) == 60
 
 

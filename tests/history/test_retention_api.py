@@ -26,7 +26,7 @@ def settings(settings: Settings) -> Settings:
 
 def fold(world: World) -> None:
     """Until all is folded and deleted that is due."""
-    folding = world.services.folding()
+    folding = world.services.folding(elapsed=world.clock.elapsed)
     for _ in range(3):
         folding.tick()
         world.clock.now += WAIT
