@@ -50,12 +50,22 @@ class Clock:
 
     def __init__(self, now: datetime = START) -> None:
         self.now = now
+        self._set_by = timedelta()
 
     def __call__(self) -> datetime:
         return self.now
 
     def advance(self, **by: float) -> None:
         self.now += timedelta(**by)
+
+    def set_by(self, **by: float) -> None:
+        """Somebody sets it: no time goes by."""
+        self.now += timedelta(**by)
+        self._set_by += timedelta(**by)
+
+    def elapsed(self) -> float:
+        """In seconds, by another clock that nobody sets."""
+        return (self.now - self._set_by).timestamp()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -197,11 +198,13 @@ class Kilowatch:
         """Has simulated devices report, in one of the processes at this database."""
         return keeper(self.simulation, Leadership(self.database, "simulation"))
 
-    def folding(self) -> Folding:
+    def folding(self, *, elapsed: Callable[[], float] = time.monotonic) -> Folding:
         """Folds old readings. There is a history."""
         assert self.history is not None
         kept_for = timedelta(days=self._settings.stream_kept_days)
-        return Folding(self.database, self.history, self.now, kept_for=kept_for)
+        return Folding(
+            self.database, self.history, self.now, elapsed=elapsed, making=self.simulation, kept_for=kept_for
+        )
 
     def folder(self) -> Chore:
         """Has old readings folded, in one of the processes at this database."""

@@ -632,9 +632,11 @@ class Catalogue:
         """At start: erase readings of deleted metrics that a crash, or an engine that did not answer, left behind."""
         with self._database.read() as connection:
             pending = store.erasures(connection)
+            windows = store.window_erasures(connection)
         self._erase(pending)
-        with self._correcting, self._database.alone(FOLDING):
-            self._erase_windows()
+        if windows:  # else it waits for nobody
+            with self._correcting, self._database.alone(FOLDING):
+                self._erase_windows()
 
     def _erase(self, metrics: list[int]) -> None:
         """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""

@@ -23,7 +23,6 @@ from kilowatch.kit.timespan import Window, from_ms
 Columns = dict[str, np.ndarray]
 
 _POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
-_DAY_AT_MOST_MS = 26 * 3_600_000
 _MOST_BEGINS = 2_000_000  # quarters that are read to be looked through
 _NAMES_AT_ONCE = 2_000_000  # of quarters, in a set: a month of 40,000 metrics without a gap needs them
 _COUNTED_AT_ONCE = 1_000  # metrics, all of whose quarters are read in a second for each year
@@ -99,10 +98,21 @@ class Folded:
             found.update(rows.tolist())
         return found
 
-    def extent(self, metric_id: int) -> tuple[int, int] | None:
-        """From when until when (ms) a metric has folded quarters."""
-        ((first, end),) = self._engine.query(statements.EXTENT, {"id": metric_id}, statements.EXTENT_DTYPE).tolist()
-        return (first, end) if end > first else None
+    def first_begins(self, metric_ids: Sequence[int]) -> dict[int, int]:
+        """When (ms) the first folded quarter of each metric begins that has one."""
+        found: dict[int, int] = {}
+        for chunk in in_chunks(metric_ids):
+            found.update(self._engine.query(statements.EXTENTS, {"ids": list(chunk)}, statements.BEGINS_DTYPE).tolist())
+        return found
+
+    def stored_days(self, metric_ids: Sequence[int], window: Window) -> dict[int, np.ndarray]:
+        """The days that have something of the window and are stored, by metric: `STORED_DAY_DTYPE` rows by time."""
+        rows = self._engine.query(statements.STORED_DAYS, _asked(metric_ids, window), statements.STORED_DAY_DTYPE)
+        return {metric_id: rows[begin:end] for metric_id, begin, end in _by_metric(rows["metric_id"])}
+
+    def made_until(self) -> int:
+        """When (ms) a cell was last made or taken back, by the clock of then; 0 if none ever was."""
+        return int(self._engine.query(statements.MADE_UNTIL, {}, np.dtype("<i8"))[0])
 
     def has_any(self, metric_ids: Sequence[int], window: Window) -> bool:
         return bool(self.until(metric_ids, window))
@@ -208,17 +218,21 @@ class Folded:
         ]
         return np.concatenate([np.empty(0, statements.OLD_DTYPE), *found])
 
-    def old_quarters(self, metric_id: int, *, until: int) -> tuple[np.ndarray, np.ndarray]:
-        """The quarters in which a metric has readings from before a time (ms), and those of them that are folded.
+    def old_quarters(self, metric_ids: Sequence[int], *, until: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The quarters in which metrics have readings from before a time (ms), and those of them that are folded.
 
-        Both are `OLD_QUARTER_DTYPE` rows by time.
+        By metric, of those that have some. Both are `OLD_QUARTER_DTYPE` rows by time.
         """
-        parameters = {"id": metric_id, "until": until}
-        raw = self._engine.query(statements.OLD_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
-        if not len(raw):
-            return raw, raw
-        parameters["start"] = int(raw["begins"][0])
-        return raw, self._engine.query(statements.FOLDED_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
+        parameters = {"ids": list(metric_ids), "until": until}
+        raw, folded = (
+            self._engine.query(statement, parameters, statements.OLD_QUARTER_DTYPE)
+            for statement in (statements.OLD_QUARTERS, statements.FOLDED_QUARTERS)
+        )
+        of_metric = {metric_id: folded[begin:end] for metric_id, begin, end in _by_metric(folded["metric_id"])}
+        return {
+            metric_id: (raw[begin:end], of_metric.get(metric_id, folded[:0]))
+            for metric_id, begin, end in _by_metric(raw["metric_id"])
+        }
 
     def old_months(self, metric_ids: Sequence[int], *, until: int) -> list[tuple[int, int]]:
         """Where there are readings from before a time (ms), month by month: from when until when, in ms."""
@@ -277,29 +291,30 @@ class Folded:
         ]
         self._insert("quarters", statements.QUARTER_COLUMNS, columns)
 
-    def put_days(self, metric_id: int, behaviour: Behaviour, days: "Days", *, made_at: int) -> None:
-        """Store cells of whole days. One of no readings takes the day back."""
-        own: Columns = {
-            "metric_id": np.full(len(days.begins), metric_id, np.uint32),
-            "begins": days.begins,
-            "ends": days.ends,
-            "max_gap_ms": days.max_gap_ms,
-            "received_until": np.zeros(len(days.begins), np.int64),
-            "made_at": np.full(len(days.begins), made_at),
-        }
-        cells = packed(days.cells, behaviour) if len(days.cells) else _nothing(len(days.begins))
-        self._insert("days", statements.DAY_COLUMNS, [own | cells])
+    def put_days(self, parts: Sequence[tuple[int, Behaviour, "Days"]], *, made_at: int) -> None:
+        """Store cells of whole days of metrics."""
+        if parts:
+            columns = [
+                _of_days(np.full(len(days.begins), metric_id), days.begins, days.ends, days.max_gap_ms, made_at=made_at)
+                | packed(days.cells, behaviour)
+                for metric_id, behaviour, days in parts
+            ]
+            self._insert("days", statements.DAY_COLUMNS, columns)
 
-    def take_days_back(self, metric_id: int, behaviour: Behaviour, window: Window, *, made_at: int) -> None:
-        """The window's readings change: no day that has something of it is stored any more."""
-        around = Window(from_ms(max(0, window.start_ms - _DAY_AT_MOST_MS)), from_ms(window.end_ms + _DAY_AT_MOST_MS))
-        if (found := self.days({metric_id: behaviour}, around).get(metric_id)) is None:
-            return
-        touched = (found.begins < window.end_ms) & (found.ends > window.start_ms)
-        if touched.any():
-            columns = found.begins[touched], found.ends[touched], found.max_gap_ms[touched]
-            nothing = found.cells.at(np.zeros(0, np.int64))
-            self.put_days(metric_id, behaviour, Days(*columns, nothing), made_at=made_at)
+    def take_days_back(self, windows: Mapping[int, Window], *, made_at: int) -> None:
+        """Metrics' readings change in these windows: no day that has something of one is stored any more."""
+        for chunk in in_chunks(sorted(windows)):
+            some = [windows[metric_id] for metric_id in chunk]
+            around = Window(min(one.start for one in some), max(one.end for one in some))
+            rows = [
+                stored[(stored["begins"] < windows[metric_id].end_ms) & (stored["ends"] > windows[metric_id].start_ms)]
+                for metric_id, stored in self.stored_days(chunk, around).items()
+            ]
+            days = np.concatenate([np.empty(0, statements.STORED_DAY_DTYPE), *rows])
+            if len(days):
+                which = days["metric_id"], days["begins"], days["ends"], days["max_gap_ms"]
+                of_none = _nothing(len(days))
+                self._insert("days", statements.DAY_COLUMNS, [of_none | _of_days(*which, made_at=made_at)])
 
     def take_back(self, metric_id: int, begins: Milliseconds, *, made_at: int) -> None:
         """These quarters are folded no more: their readings are all there still."""
@@ -342,6 +357,20 @@ class Days:
     ends: Milliseconds
     max_gap_ms: Milliseconds
     cells: Cells
+
+
+def _of_days(
+    metric_ids: np.ndarray, begins: Milliseconds, ends: Milliseconds, max_gap_ms: Milliseconds, *, made_at: int
+) -> Columns:
+    """Columns of days, besides what their cells are."""
+    return {
+        "metric_id": metric_ids.astype(np.uint32),
+        "begins": begins,
+        "ends": ends,
+        "max_gap_ms": max_gap_ms,
+        "received_until": np.zeros(len(begins), np.int64),
+        "made_at": np.full(len(begins), made_at),
+    }
 
 
 def _nothing(size: int) -> Columns:

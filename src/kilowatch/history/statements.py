@@ -228,6 +228,17 @@ WHERE metric_id IN {{ids:Array(UInt32)}} AND count > 0
 ORDER BY metric_id, begins
 """
 
+# Which days are stored of those that have something of the window, and what they were made with.
+STORED_DAYS = """
+SELECT metric_id, toUnixTimestamp64Milli(begins), toUnixTimestamp64Milli(ends), max_gap_ms
+FROM days FINAL
+WHERE metric_id IN {ids:Array(UInt32)} AND count > 0
+    AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+    AND ends > fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+ORDER BY metric_id, begins
+"""
+STORED_DAY_DTYPE = np.dtype([("metric_id", "<u4"), ("begins", "<i8"), ("ends", "<i8"), ("max_gap_ms", "<i8")])
+
 # Where there are readings as such.
 RAW_QUARTERS = f"""
 SELECT metric_id, toUnixTimestamp64Milli({_QUARTER}) AS begins
@@ -275,12 +286,20 @@ GROUP BY metric_id
 ORDER BY metric_id
 """
 
-EXTENT = """
-SELECT toUnixTimestamp64Milli(min(begins)), if(count() > 0, toUnixTimestamp64Milli(max(begins)) + 900000, 0)
+EXTENTS = """
+SELECT metric_id, toUnixTimestamp64Milli(min(begins))
 FROM quarters
-WHERE metric_id = {id:UInt32}
+WHERE metric_id IN {ids:Array(UInt32)}
+GROUP BY metric_id
+ORDER BY metric_id
+SETTINGS max_threads = 1
 """
-EXTENT_DTYPE = np.dtype([("first", "<i8"), ("end", "<i8")])
+
+# When something was last decided.
+MADE_UNTIL = """
+SELECT toUnixTimestamp64Milli(max(made_at))
+FROM (SELECT made_at FROM quarters UNION ALL SELECT made_at FROM days)
+"""
 
 COUNT_FOLDED = f"SELECT count() FROM quarters WHERE {_FOLDED_IN_WINDOW}"
 ESTIMATE_FOLDED = f"EXPLAIN ESTIMATE SELECT first, last FROM quarters WHERE {_FOLDED_IN_WINDOW}"
@@ -397,21 +416,24 @@ OLD_DTYPE = np.dtype([("metric_id", "<u4"), ("readings", "<u8"), ("received_unti
 # The same by quarter of an hour, and what is folded of each already.
 OLD_QUARTERS = f"""
 SELECT
-    toUnixTimestamp64Milli({_QUARTER}) AS quarter, count(), toUnixTimestamp64Milli(max(received_at))
+    metric_id, toUnixTimestamp64Milli({_QUARTER}) AS quarter, count(), toUnixTimestamp64Milli(max(received_at))
 FROM readings
-WHERE metric_id = {{id:UInt32}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
-GROUP BY quarter
-ORDER BY quarter
+WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+GROUP BY metric_id, quarter
+ORDER BY metric_id, quarter
 SETTINGS max_threads = 1
 """
-OLD_QUARTER_DTYPE = np.dtype([("begins", "<i8"), ("readings", "<u8"), ("received_until", "<i8")])
-FOLDED_QUARTERS = """
-SELECT toUnixTimestamp64Milli(begins) AS quarter, toUInt64(count), toUnixTimestamp64Milli(received_until)
+FOLDED_QUARTERS = f"""
+SELECT metric_id, toUnixTimestamp64Milli(begins) AS quarter, toUInt64(count), toUnixTimestamp64Milli(received_until)
 FROM quarters FINAL
-WHERE metric_id = {id:UInt32} AND begins < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
-    AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND count > 0
-ORDER BY quarter
+WHERE count > 0 AND (metric_id, begins) IN (
+    SELECT DISTINCT metric_id, {_QUARTER}
+    FROM readings
+    WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+)
+ORDER BY metric_id, quarter
 """
+OLD_QUARTER_DTYPE = np.dtype([("metric_id", "<u4"), ("begins", "<i8"), ("readings", "<u8"), ("received_until", "<i8")])
 
 OLD_MONTHS = f"""
 SELECT
@@ -465,15 +487,8 @@ _KINDS = {
     "edges": (LAST_BEFORE, FIRST_FROM, LAST_FOLDED_BEFORE, FIRST_FOLDED_FROM),
     "folded": (QUARTERS, DAYS, RAW_QUARTERS, KEPT, BEGINS, BEGINS_AT, FOLDED_UNTIL),
     "folding": (
-        OLD,
-        OLD_QUARTERS,
-        FOLDED_QUARTERS,
-        OLD_MONTHS,
-        UNFINISHED,
-        NAMES,
-        HIDDEN_ROWS,
-        DELETE_HIDDEN,
-        MADE_SINCE,
+        *(OLD, OLD_QUARTERS, FOLDED_QUARTERS, OLD_MONTHS, UNFINISHED, NAMES, HIDDEN_ROWS, DELETE_HIDDEN, MADE_SINCE),
+        *(STORED_DAYS, EXTENTS, MADE_UNTIL),
     ),
     "intervals": (USUAL_INTERVALS,),
     "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW, COUNT_FOLDED, ESTIMATE_FOLDED, COUNT_HIDDEN),

@@ -48,9 +48,15 @@ from kilowatch.kit.traces import StatementSpans, span
 log = structlog.get_logger("kilowatch.db")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
+_ALONE_WITHIN_S = 15
+"""As long as PostgreSQL lets a statement of ours wait for somebody's lock."""
+
 MIGRATION_TIMEOUT_MS = 120_000
 _READ_ONLY = "25006"
 """PostgreSQL's word for a server that only follows another, as after a change of roles."""
+
+_CANCELLED = "57014"
+"""Its word for a statement that took too long."""
 
 T = TypeVar("T")
 
@@ -114,6 +120,7 @@ class Database:
         else:
             self._writer = _postgres_engine(self.url, pool_size=pool_size, is_patient=is_patient)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+            self._by_statement = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
         self._replica = None if replica_url is None else _Replica(replica_url, pool_size=pool_size)
@@ -172,16 +179,42 @@ class Database:
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Nobody else who asks for the same goes on meanwhile, in this process, or in any at the same PostgreSQL."""
-        if self.is_sqlite:
-            with self._alone.setdefault(what, threading.RLock()):
+        """Nobody else who asks for the same goes on meanwhile, in this process, or in any at the same PostgreSQL.
+
+        Raises:
+            Unavailable: others go on for longer than a request may wait; or the database went away, and perhaps the
+                turn with it.
+        """
+        leave()
+        with self._turn_at(what) if self.is_sqlite else self._locked(what):
+            yield
+
+    @contextmanager
+    def _turn_at(self, what: str) -> Iterator[None]:
+        lock = self._alone.setdefault(what, threading.RLock())
+        if not lock.acquire(timeout=_ALONE_WITHIN_S):
+            raise _away(_OTHERS_GO_ON)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """A lock of a connection's, not of a transaction's: one that stays open while work goes on elsewhere would keep
+        the database from tidying up."""
+        key = func.hashtextextended(what, 0)
+        with _translated(), self._by_statement.connect() as connection:
+            try:
+                _execute_surely(connection, select(func.pg_advisory_lock(key)))
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) == _CANCELLED:
+                    raise _away(_OTHERS_GO_ON) from error
+                raise
+            try:
                 yield
-        else:
-            with self.write() as connection:
-                # The lock is what is wanted, for as long as the work elsewhere takes.
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-                take_turns(connection, what)
-                yield
+            finally:
+                _execute_surely(connection, select(func.pg_advisory_unlock(key)))
 
     def stamp(self) -> Stamp:
         """Names the state that the database is in: two stamps are equal only if nothing was committed between them.
@@ -407,6 +440,7 @@ def _translated_driver_errors() -> Iterator[None]:
 
 
 _NO_ANSWER = said("The catalogue's database does not answer; try again shortly.")
+_OTHERS_GO_ON = said("Other readings are being removed or folded at this moment; try again shortly.")
 
 
 def _away(detail: str) -> Unavailable:
@@ -436,6 +470,15 @@ def _translated() -> Iterator[None]:
             raise _away(said("The catalogue's database went away; try again shortly.")) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error
+        raise
+
+
+def _execute_surely(connection: Connection, statement: Executable) -> None:
+    """Or the connection ends, and all that it may hold."""
+    try:
+        connection.execute(statement)
+    except BaseException:
+        connection.invalidate()
         raise
 
 
