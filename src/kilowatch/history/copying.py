@@ -299,7 +299,7 @@ class Contents:
                 f"ALTER TABLE {table.name} DELETE WHERE toYYYYMM({table.kept.time}) = {{month:UInt32}} AND {_OF_SOME}",
                 f"ALTER TABLE latest DELETE WHERE {_OF_SOME}",
             ):
-                self._engine.command(f"{sql} SETTINGS mutations_sync = 2", {"month": month, "ids": list(chunk)})
+                self._engine.remove(sql, {"month": month, "ids": list(chunk)})
 
     def make_latest(self) -> None:
         """Make the table of the latest readings from what is there now. Doing it again changes nothing."""
