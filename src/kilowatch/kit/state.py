@@ -1,6 +1,7 @@
 """Which state the catalogue is in: asked with each request, so answered for all who ask at once by one statement."""
 
 import threading
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from kilowatch.kit.postgres import postgres_engine
 _STATE = "SELECT pg_current_snapshot()::text, turn, transactions FROM arrival_clock WHERE id = 1"
 _MOST_ENDED = 1_000
 """Transactions that are looked at one by one; after more, anything may have changed."""
+
+_HANGS_AFTER_S = 1.0
+"""A server that takes longer to fail does so again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +101,12 @@ class PostgresState:
         return found
 
     def _ask(self) -> Stamp:
-        is_new = self._connection is None
+        is_new, began = self._connection is None, time.monotonic()
         try:
             return self._read(self._connected())
         except psycopg.Error as error:
             self._forget_connection()
-            if is_new:
+            if is_new or time.monotonic() > began + _HANGS_AFTER_S:
                 raise _wrapped(error) from error
         try:  # the server may have been started anew since
             return self._read(self._connected())
