@@ -18,7 +18,7 @@ _CREATED = re.compile(
 _ALTERED = re.compile(r"\s*ALTER TABLE \w+")
 _OF_EACH_SERVER = re.compile(r"\s*(?:CREATE TABLE IF NOT EXISTS|DROP TABLE IF EXISTS) \w+")
 _SHARDED = re.compile(r"\b(readings|latest|quarters|days)\b")
-_OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations)\b")
+_OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations|one)\b")
 _SHARD = "metric_id"
 
 SETTINGS = {
@@ -28,6 +28,8 @@ SETTINGS = {
     "prefer_localhost_replica": 0,
     # Rows that come again replace themselves. What was deleted and comes again must not be taken for a repetition.
     "insert_deduplicate": 0,
+    # A server that is away gets what changes tables when it is back; nobody waits for that.
+    "distributed_ddl_task_timeout": 20,
     "distributed_product_mode": "local",  # a subquery asks for the same metrics, which lie in the same shard
     # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet
     # leaves them until the next time.

@@ -1,9 +1,11 @@
 """ClickHouse, embedded (chDB) or a server: how it is reached, and what its errors mean here."""
 
+import math
 import queue
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -35,21 +37,31 @@ from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
 
-# One upload may bring many years; the engine's default refuses more than 100 months at once. The appender has merged
-# what is the same already.
-_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
+_SETTINGS = {
+    # One upload may bring many years; the engine's default refuses more than 100 months at once.
+    "max_partitions_per_insert_block": 0,
+    "optimize_on_insert": 0,  # the appender has merged what is the same already
+    # Safe, since a row's time is part of its key and decides its partition: equal keys never lie in two of them.
+    "do_not_merge_across_partitions_select_final": 1,
+}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
-# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
-_PASSING = re.compile(r"Code: (202|225|241|242|243|252|279|285|319|74|75|76|159|209|210|236|394|999)\b")
+# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper; deletions that wait.
+_PASSING = re.compile(r"Code: (202|225|241|242|243|252|279|285|319|74|75|76|159|209|210|236|394|692|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
 _CONNECTION_WAIT_S = 10
 _ANSWER_WITHIN_S = 30
-"""Of a server. Of a question that takes longer it says before then how far it is; what is removed from large tables may
-be done all the same after we gave up, and is asked for again."""
+"""Of a server. Of a question that takes longer it says before then how far it is."""
+
+_REMOVED_WITHIN_S = 45
+"""What somebody waits for to be removed; nginx waits for 75 s."""
+
+_LOOK_AFTER_S, _LOOK_AGAIN_S = 0.005, 0.5
 
 _CLOSE_WAIT_S = 5
-_MAX_IDS = 20_000
+_MAX_IDS = 10_000
+"""As text in a parameter, of which a server takes 128 KB."""
+
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
 
 
@@ -65,6 +77,22 @@ class EngineInUse(Unavailable):
 class HistoryUnavailable(Unavailable):
     def __init__(self) -> None:
         super().__init__(said("The history engine does not answer; try again shortly."), retry_after_s=5)
+
+
+class NotRemovedYet(Unavailable):
+    def __init__(self) -> None:
+        super().__init__(
+            said(
+                "What is to be deleted is not gone yet: the history engine goes on with it. Send the same deletion "
+                "again in a minute."
+            ),
+            retry_after_s=60,
+        )
+
+
+def patience() -> float:
+    """Until when, by the monotonic clock, somebody who waits for a deletion that begins now is let wait."""
+    return time.monotonic() + _REMOVED_WITHIN_S
 
 
 def _away() -> HistoryUnavailable:
@@ -154,6 +182,49 @@ class Engine:
         changing = sql if self.cluster is None else self.cluster.changing(sql)
         with _Statement(sql), self._client() as client:
             client.command(changing, parameters=dict(parameters))
+
+    def remove(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        deadline: float = math.inf,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Carry out an `ALTER TABLE … DELETE WHERE …`, whose parts all parts of a table may have to be written anew.
+
+        Done on every server that is there when it returns, unless it is to stop. The engine goes on with what was begun
+        whether anybody waits or not, also after a start; what is removed twice is gone as well.
+
+        Args:
+            deadline: by the monotonic clock.
+            stop: whether nobody waits any more.
+
+        Raises:
+            NotRemovedYet: the deadline has passed, or the engine fails at it and tries again.
+            Unavailable: the engine does not answer.
+        """
+        mark = uuid.uuid4().hex
+        changing = sql + statements.MARKED
+        if self.cluster is not None:
+            changing = self.cluster.changing(changing)
+        with _Statement(sql):
+            with self._client() as client:
+                client.command(changing, parameters={**parameters, "mark": mark})
+            pause = _LOOK_AFTER_S
+            while not (self._is_removed(mark) or stop()):
+                if time.monotonic() > deadline:
+                    raise NotRemovedYet
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK_AGAIN_S)
+
+    def _is_removed(self, mark: str) -> bool:
+        answer = self._raw(statements.PROGRESS, {"mark": mark}, "TSVRaw").decode()
+        servers, begun, done, problem = answer.rstrip("\n").split("\t", 3)
+        if problem:
+            log.error("the history engine fails at a deletion, and tries again", reason=problem)
+            raise NotRemovedYet
+        return int(servers) <= int(begun) == int(done)
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
@@ -370,7 +441,7 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
             client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
         client.database = database
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
-        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
+        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items()))
         return client
     except ImportError as error:
         raise Invalid(
@@ -398,7 +469,7 @@ def _open_server(*, database: str, spread: Cluster | None, create: bool, **conne
     return clickhouse_connect.get_client(
         **connection,
         database=database,
-        settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
+        settings=_SETTINGS if spread is None else _SETTINGS | cluster.SETTINGS,
         # Long lists of ids and edges do not fit a URL.
         form_encode_query_params=True,
     )

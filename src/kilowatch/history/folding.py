@@ -50,9 +50,6 @@ _A_DAY = timedelta(hours=26)
 _READINGS_AT_ONCE = 500_000
 """Of one step: some 10 MB, and a second."""
 
-_PAIRS_AT_ONCE = 2_000_000
-"""Metrics times quarters that one deletion looks at."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Border:
@@ -273,20 +270,18 @@ class Folding:
             return
         with self._database.read() as connection:
             ids = [metric.id for site in sites for metric in facility.metrics_of_site(connection, site.id)]
-        _, hidden = self._store.folded.count(ids)
         until = max((to_ms(site.folded_until) for site in sites if site.folded_until), default=0)
-        for first, last in self._store.folded.old_months(ids, until=until) if hidden else ():
-            at_once = max(1, _PAIRS_AT_ONCE * QUARTER_MS // (last - first))
-            for begin in range(0, len(ids), at_once):
-                if stop():
-                    return
-                window = Window(from_ms(first), from_ms(last))
-                self._store.folded.delete_raw(ids[begin : begin + at_once], window, made_until=to_ms(now - WAIT))
-        left = self._store.folded.count(ids)[1] if hidden else 0
-        if hidden:
-            log.info("readings that are folded were deleted", readings=hidden - left)
+        made_until, deleted, is_more_to_come = to_ms(now - WAIT), 0, False
+        for first, last in self._store.folded.old_months(ids, until=until):
+            window = Window(from_ms(first), from_ms(last))
+            deleted += self._store.folded.delete_raw(ids, window, made_until=made_until, stop=stop)
+            if stop():
+                return
+            is_more_to_come |= self._store.folded.has_any_made_since(ids, window, made_until)
+        if deleted:
+            log.info("readings that are folded were deleted", readings=deleted)
             self._delete_at = now + _DELETE_EVERY
-        self._may_be_hidden = left > 0
+        self._may_be_hidden = is_more_to_come
 
 
 def border_of(timezone: str, raw_days: int, now: datetime) -> datetime:

@@ -21,7 +21,7 @@ from kilowatch.history.arrivals import Arrivals
 from kilowatch.history.changes import Changes
 from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
-from kilowatch.history.engine import Engine, in_chunks
+from kilowatch.history.engine import Engine, in_chunks, patience
 from kilowatch.history.folded import Days, Folded
 from kilowatch.history.intervals import QUARTER_MS, Cells, merged
 from kilowatch.history.model import (
@@ -188,17 +188,21 @@ class HistoryStore:
             self._insert_latest(found)  # at once: a start looks only at what was received lately
 
     def erase(self, metric_ids: Sequence[int]) -> None:
-        """Remove every reading of these metrics from the disk. Done when it returns."""
+        """Remove every reading of these metrics from the disk. Done when it returns.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
+        """
+        deadline = patience()
         self._newest.forget(metric_ids)
         for chunk in in_chunks(metric_ids):
-            self._engine.command(statements.ERASE, {"ids": list(chunk)})
-        self.folded.erase(metric_ids)
+            self._engine.remove(statements.ERASE, {"ids": list(chunk)}, deadline=deadline)
+        self.folded.erase(metric_ids, deadline=deadline)
         self.spans.removed(metric_ids)
         self._recent.clear()
         self._changes.unknown()
-        with self._storing:
-            for chunk in in_chunks(metric_ids):
-                self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
+        for chunk in in_chunks(metric_ids):
+            self._engine.remove(statements.ERASE_LATEST, {"ids": list(chunk)}, deadline=deadline)
 
     # ── folding ──
 
@@ -275,6 +279,9 @@ class HistoryStore:
 
         Latest is the newest reading that is left. If this is cut off half-way it has to be done again, as nothing else
         makes latest right.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
         """
         parameters = {
             "ids": [metric_id],
@@ -282,20 +289,25 @@ class HistoryStore:
             "end": window.end_ms,
             "received_until": received_until,
         }
+        of_readings, of_latest, newest_left = statements.ERASE_WINDOW
+        deadline = patience()
         # One at a time: what one finds to be the newest reading may be what another is just removing.
         with self._correcting:
-            of_readings, *of_latest = statements.ERASE_WINDOW
-            self._engine.command(of_readings, parameters)
-            self.folded.erase_window(metric_id, window, received_until=received_until)
-            self.spans.removed([metric_id], window.start_ms, window.end_ms)
-            self._recent.clear()
-            with self._storing:
-                for statement in of_latest:
-                    self._engine.command(statement, parameters)
-                if self._alone:
+            try:
+                self._engine.remove(of_readings, parameters, deadline=deadline)
+                self.folded.erase_window(metric_id, window, received_until=received_until, deadline=deadline)
+            finally:  # a part of it may be gone, or going, though the whole is not
+                self.spans.removed([metric_id], window.start_ms, window.end_ms)
+                self._recent.clear()
+                self._changes.unknown()
+            if self._alone:
+                with self._storing:  # from now on nobody writes a reading that is gone to `latest`
                     left = self._engine.query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)
                     self._newest.replace(metric_id, left)
-            self._changes.unknown()
+            # Readings are stored meanwhile: whatever the table has to do, nobody waits for it.
+            self._engine.remove(of_latest, parameters, deadline=deadline)
+            with self._storing:
+                self._engine.command(newest_left, parameters)
 
     def compare(self, batch: Batch) -> Compared:
         """Look for what is stored already at the times of a batch's readings, before it is submitted.
