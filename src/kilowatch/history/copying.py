@@ -24,7 +24,6 @@ ALL = (1 << 63) // 2_000_000
 
 _RESTORING = "restore_under_way"
 _MIX = ((32, 0x9E3779B97F4A7C15), (29, 0xD6E8FEB86659FD93))
-_FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
 Block = dict[str, np.ndarray]
 """Columns of one length by their names; times in ms (or s, as the engine has them) since 1970."""
@@ -179,7 +178,7 @@ class Contents:
             WHERE {_received(table)}
             GROUP BY month
             ORDER BY month
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         found = self._engine.query(sql, {"until": until}, _MONTHS_DTYPE)
         return {month: Sum(rows, checksum) for month, rows, checksum in found.tolist()}
@@ -197,7 +196,7 @@ class Contents:
             WHERE toYYYYMM({table.kept.time}) = {{month:UInt32}} AND {_received(table)}
             GROUP BY metric_id
             ORDER BY metric_id
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         return self._engine.query(sql, {"month": month, "until": until}, SUMS_DTYPE)
 
@@ -209,7 +208,7 @@ class Contents:
             FROM {table.name} FINAL
             WHERE toYYYYMM({time}) = {{month:UInt32}} AND metric_id IN {{ids:Array(UInt32)}} AND {_received(table)}
             ORDER BY metric_id, {time}
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         return self._engine.query(sql, {"month": month, "ids": list(metric_ids), "until": until}, KEYS_DTYPE)
 
@@ -221,7 +220,7 @@ class Contents:
             FROM quarters FINAL
             WHERE toYYYYMM(begins) = {{month:UInt32}} AND metric_id IN {{ids:Array(UInt32)}} AND count > 0
             ORDER BY metric_id, begins
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         return self._engine.query(sql, {"month": month, "ids": list(metric_ids)}, KEYS_DTYPE)
 
