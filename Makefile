@@ -111,7 +111,7 @@ bench: $(DEV_STAMP) $(BUILT) ## Run the benchmarks (ARGS='...' are handed on)
 
 .PHONY: bench-fleet
 bench-fleet: $(DEV_STAMP) $(BUILT) ## Measure one worker and two on PostgreSQL
-	$(BIN)/python -m benchmarks.fleet
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 # ---------------------------------------------------------------- cleaning
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from kilowatch import migrations
 from kilowatch.errors import Unavailable
-from kilowatch.history.model import Place, ReadArrived, Rows
+from kilowatch.history.model import Compared, Place, ReadArrived, Replaced, Rows
 from kilowatch.history.store import HistoryStore
 from kilowatch.history.turns import SharedTurns
 from kilowatch.kit.db import Database
@@ -21,6 +21,7 @@ from kilowatch.kit.timespan import to_ms
 from tests.clickhouse import ClickHouse
 from tests.conftest import START, _unique, drop_history
 from tests.history.conftest import batch_of
+from tests.operations.metering import Change
 from tests.processes import wait_until
 
 METRICS = range(1, 9)
@@ -88,8 +89,12 @@ def start(postgres_url: str, url: str) -> Iterator[Callable[[], Process]]:
 
 def send(process: Process, *readings: tuple[int, int, float]) -> None:
     """As a request does."""
+    process.store.append(compared(process, *readings).batch)
+
+
+def compared(process: Process, *readings: tuple[int, int, float]) -> Compared:
     batch = batch_of(*((metric_id, [(ts, value)]) for metric_id, ts, value in readings))
-    process.store.append(process.store.compare(batch).batch)
+    return process.store.compare(batch, as_of=process.database.stamp())
 
 
 def heard(process: Process) -> list[tuple[int, int, float]]:
@@ -160,7 +165,7 @@ class TestTwoProcesses:
             barrier = threading.Barrier(2)
 
             def write(process: Process, number: int = number, barrier: threading.Barrier = barrier) -> None:
-                batch = process.store.compare(batch_of((1, [(number, 7.0)]))).batch
+                batch = compared(process, (1, number, 7.0)).batch
                 barrier.wait(10)  # both have seen that it is not stored
                 process.store.append(batch)
 
@@ -179,6 +184,91 @@ class TestTwoProcesses:
             send((one, two)[value % 2], (1, 500, float(value)))
         for process in (one, two):
             assert process.store.latest(np.array([1], np.uint32))["value"].tolist() == [5.0]
+
+
+class TestWhatIsKnownWithoutAsking:
+    def test_of_new_readings_the_server_is_asked_once_by_each_process(self, start: Callable[[], Process]) -> None:
+        processes = start(), start()
+        for number in range(4):
+            send(processes[number % 2], (1, number, 1.0), (2, number, 2.0))
+        change = Change()
+        for number in range(4, 44):
+            send(processes[number % 2], (1, number, 1.0), (2, number, 2.0))
+        assert (
+            change.of("kilowatch_history_statements_total", kind="latest", result="ok") <= 8
+        )  # where a notice took longer than it is waited for
+
+    def test_what_another_process_has_stored_is_seen_at_once_to_be_replaced(self, start: Callable[[], Process]) -> None:
+        processes = start(), start()
+        for number in range(40):
+            storing, comparing = processes[number % 2], processes[1 - number % 2]
+            send(storing, (1, number, 1.0))
+            assert compared(comparing, (1, number, 2.0)).replaced == {1: Replaced(1, number, number)}
+
+    def test_what_another_process_has_stored_is_not_stored_again(self, start: Callable[[], Process]) -> None:
+        one, two = start(), start()
+        sent = [(1, number, 1.0) for number in range(30)]
+        for reading in sent:
+            send(one, reading)
+            send(two, reading)
+        wait_until(lambda: len(heard(one)) >= 30 and len(heard(two)) >= 30, "both have heard all")
+        assert heard(one) == heard(two) == sent
+
+    @pytest.mark.parametrize("metrics", [500, 1_500, 6_000])  # more than a notice has room for, in two ways
+    def test_of_many_metrics_at_once_all_is_known_as_well(self, start: Callable[[], Process], metrics: int) -> None:
+        one, two = start(), start()
+        for ts in (1, 2):
+            send(one, *((metric, ts, 1.0) for metric in range(1, metrics + 1)))
+            found = compared(two, *((metric, ts, 2.0) for metric in range(1, metrics + 1))).replaced
+            assert found == {metric: Replaced(1, ts, ts) for metric in range(1, metrics + 1)}
+
+    def test_what_a_process_stored_whose_insert_seemed_to_fail_is_not_stored_again(
+        self, clickhouse: ClickHouse, start: Callable[[], Process]
+    ) -> None:
+        one, two = start(), start()
+        send(one, (1, 1, 1.0))
+        send(two, (1, 2, 1.0))  # now both know the metric
+        clickhouse.fail_next("cut_after", "INSERT INTO readings", times=2)
+        with pytest.raises(Unavailable):
+            send(one, (1, 3, 3.0))
+        send(two, (1, 3, 3.0))
+        send(two, (1, 4, 4.0))
+        wait_until(lambda: (1, 4, 4.0) in heard(one) and (1, 4, 4.0) in heard(two), "both have heard the last")
+        assert heard(one).count((1, 3, 3.0)) == heard(two).count((1, 3, 3.0)) == 1
+
+    def test_what_was_put_in_as_though_it_had_always_been_there_is_known_with_the_next_turn(
+        self, start: Callable[[], Process]
+    ) -> None:
+        one, two = start(), start()
+        send(one, (1, 1, 1.0))
+        send(two, (1, 2, 1.0))
+        one.store.backfill(batch_of((1, [(3, 3.0)])))
+        send(one, (2, 1, 1.0))
+        assert compared(two, (1, 3, 4.0)).replaced == {1: Replaced(1, 3, 3)}
+
+    def test_what_was_taken_out_can_be_sent_again(self, start: Callable[[], Process]) -> None:
+        one, two = start(), start()
+        send(one, (1, 1, 1.0))
+        send(two, (1, 2, 1.0))
+        one.store.erase([1])
+        send(two, (1, 2, 1.0))
+        assert two.store.latest(np.array([1], np.uint32))["ts"].tolist() == [2]
+
+    def test_no_turn_is_taken_for_lost_that_was_not(self, start: Callable[[], Process]) -> None:
+        turns = [SharedTurns(start().database, last=0) for _ in range(2)]
+        lost: list[bool] = []
+
+        def take(of: SharedTurns) -> None:
+            for number in range(31):
+                with of.take(number) as turn:
+                    lost.append(turn.lost and number > 0)  # in its first, a process is not sure
+
+        threads = [threading.Thread(target=take, args=(of,)) for of in turns]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert lost == [False] * 62
 
 
 class TestTrouble:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -37,6 +38,7 @@ from kilowatch.kit.handling import asked_by
 from kilowatch.kit.idempotency import Once, recall, remember, run_once
 from kilowatch.kit.memory import Memory
 from kilowatch.kit.paging import Page, PageRequest, page_of
+from kilowatch.kit.state import Stamp
 
 Clock = Callable[[], datetime]
 Caller = Credential | Principal
@@ -84,6 +86,7 @@ class Seen(NamedTuple, Generic[T]):
     who: Principal
     found: T
     now: datetime
+    as_of: Stamp
 
 
 class Gate:
@@ -95,7 +98,7 @@ class Gate:
         self._idle = timedelta(hours=settings.session_idle_hours)
         self._memory = Memory()
 
-    def stamp(self) -> Hashable:
+    def stamp(self) -> Stamp:
         """Names the catalogue's state: nobody's rights change without another, but those that expire."""
         return self._database.stamp()
 
@@ -104,15 +107,24 @@ class Gate:
         return self.seeing(caller, _nothing, None, scope=scope)
 
     def seeing(
-        self, caller: Caller, question: Callable[[Connection, Principal, H], T], about: H, *, scope: Scope = "read"
+        self,
+        caller: Caller,
+        question: Callable[[Connection, Principal, H], T],
+        about: H,
+        *,
+        scope: Scope = "read",
+        as_of: Stamp | None = None,
     ) -> Seen[T]:
-        """The answer to a question: from memory, if nothing was committed since the same caller asked the same."""
-        stamp = self._database.stamp()
+        """The answer to a question: from memory, if nothing was committed since the same caller asked the same.
+
+        Args:
+            as_of: when the same request asked something before: what was true then is good enough.
+        """
+        stamp = self._database.stamp() if as_of is None else as_of
         asked = (caller, question, about)
         known: tuple[Principal, T] | None = self._memory.find(stamp, asked)
         if known is None:
-            with self.reading(caller, scope=scope) as work:
-                known = (work.who, question(work.connection, work.who, about))
+            known = self._database.ask_anywhere(partial(self._answer, caller, question, about, scope))
             self._memory.keep(stamp, asked, known)
             metrics.LOOKUPS_IN_DATABASE.inc()
         else:
@@ -123,11 +135,22 @@ class Gate:
         if who.expires_at is not None and who.expires_at <= now:
             raise Unauthenticated(_KEY_IS_GONE if who.sign_in_id is None else _SIGN_IN_HAS_ENDED)
         require_scope(who, scope)
-        return Seen(who, found, now)
+        return Seen(who, found, now, stamp)
+
+    def _answer(
+        self,
+        caller: Caller,
+        question: Callable[[Connection, Principal, H], T],
+        about: H,
+        scope: Scope,
+        connection: Connection,
+    ) -> tuple[Principal, T]:
+        work = self._work(connection, caller, scope)
+        return work.who, question(connection, work.who, about)
 
     @contextmanager
     def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
-        with self._database.read_anywhere() as connection:
+        with self._database.read() as connection:
             yield self._work(connection, caller, scope)
 
     @contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kilowatch.app import Kilowatch
     from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
     from kilowatch.ingest.service import Appending, Intake
+    from kilowatch.kit.state import Stamp
 
 _AT_ONCE = 3
 """Parts that are parsed while another is stored; each takes some ten times its size in memory."""
@@ -266,8 +267,8 @@ class _InTurn:
         finally:
             self._pass_on(failed=failed)
 
-    def compare(self, batch: "Batch") -> "Compared":
-        return self._history.compare(batch)
+    def compare(self, batch: "Batch", *, as_of: "Stamp | None" = None) -> "Compared":
+        return self._history.compare(batch, as_of=as_of)
 
     def are_folded(self, metric_ids: "MetricIds", timestamps: "Milliseconds") -> "Flags":
         return self._history.are_folded(metric_ids, timestamps)

@@ -1,7 +1,9 @@
 """Readings in the order of their arrival: the store itself is the log, nothing is written besides."""
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import numpy as np
 import structlog
@@ -132,6 +134,32 @@ class Arrivals:
             return found[0]
         rows = np.concatenate([np.empty(0, ARRIVAL_DTYPE), *found])
         return rows[np.lexsort((rows["ts"], rows["metric_id"], rows["received_at"]))][:limit]
+
+
+class Passing:
+    """Passes on what is heard in a thread of its own: whoever hears it has to hear the next, and to tell may mean to
+    read from the store."""
+
+    def __init__(self, tell: Callable[[Arrived], None]) -> None:
+        self._tell = tell
+        self._heard: SimpleQueue[Arrived | None] = SimpleQueue()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="history-arrivals", daemon=True)
+        self._thread.start()
+
+    def put(self, news: Arrived) -> None:
+        self._heard.put(news)
+
+    def close_after(self, stop_hearing: Callable[[], None]) -> None:
+        stop_hearing()
+        self._is_closed = True
+        self._heard.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (news := self._heard.get()) is not None and not self._is_closed:
+            with _apart():
+                self._tell(news)
 
 
 def rows_by_moment(found: np.ndarray) -> Iterator[Rows]:

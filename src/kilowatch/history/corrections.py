@@ -8,9 +8,9 @@ import numpy as np
 from kilowatch.history import replacing, statements
 from kilowatch.history.chunks import Source, read_in_chunks
 from kilowatch.history.engine import Engine
-from kilowatch.history.model import Batch, MetricIds
+from kilowatch.history.model import Batch, Points
 from kilowatch.history.recent import Recent
-from kilowatch.history.replacing import NotNewer
+from kilowatch.history.replacing import NewestOf, NotNewer
 from kilowatch.kit.timespan import Window, from_ms
 
 _LATE_AT_MOST = 1_000  # readings that are looked for one by one in memory
@@ -19,8 +19,6 @@ _FEW = 100_000  # readings that are sooner read back than looked for
 
 
 class History(Source, Protocol):
-    def latest(self, metric_ids: MetricIds) -> np.ndarray: ...
-
     def count_in_window(self, metric_ids: Sequence[int], window: Window) -> int: ...
 
 
@@ -33,9 +31,9 @@ class Corrections:
         self._history = history
         self._recent = recent
 
-    def compare(self, batch: Batch) -> NotNewer | None:
+    def compare(self, batch: Batch, newest: NewestOf) -> NotNewer | None:
         """What is stored already where the batch has readings; `None` if nothing can be, as all of them are newer."""
-        found = replacing.not_newer(batch, self._history.latest)
+        found = replacing.not_newer(batch, newest)
         if found is None:
             return None
         open_ = np.flatnonzero(np.isnan(found.stored))
@@ -56,6 +54,11 @@ class Corrections:
         """What is stored at the rows' times, and perhaps around them, in parts: `POINT_DTYPE` by (metric, time)."""
         metric_ids = np.unique(rows["metric_id"]).tolist()
         window = Window(from_ms(int(rows["ts"].min())), from_ms(int(rows["ts"].max()) + 1))
+        if self._recent is None and len(rows) <= _LATE_AT_MOST:  # of a server, each question costs more than its answer
+            most = 2 * len(rows) + _LATE_AT_MOST
+            found = self._history.first_readings(metric_ids, window, limit=most)
+            if sum(map(len, found)) < most:
+                return iter([_merged(found)])
         if self._history.count_in_window(metric_ids, window) > 10 * len(rows) + _FEW:
             return self._read_points(rows)
         return self._read_back(metric_ids, window)
@@ -69,11 +72,15 @@ class Corrections:
 
     def _read_back(self, metric_ids: Sequence[int], window: Window) -> Iterator[np.ndarray]:
         """What the metrics have in the window, a chunk at a time."""
-        for chunk in read_in_chunks(self._history, metric_ids, window):
-            stored = np.empty(sum(map(len, chunk)), statements.POINT_DTYPE)
-            begin = 0
-            for points in chunk:
-                part = stored[begin : begin + len(points)]
-                part["metric_id"], part["ts"], part["value"] = points.metric_id, points.timestamps, points.values
-                begin += len(points)
-            yield stored
+        yield from map(_merged, read_in_chunks(self._history, metric_ids, window))
+
+
+def _merged(found: Sequence[Points]) -> np.ndarray:
+    """The same as `POINT_DTYPE`."""
+    stored = np.empty(sum(map(len, found)), statements.POINT_DTYPE)
+    begin = 0
+    for points in found:
+        part = stored[begin : begin + len(points)]
+        part["metric_id"], part["ts"], part["value"] = points.metric_id, points.timestamps, points.values
+        begin += len(points)
+    return stored

@@ -4,7 +4,7 @@ A quarter is folded once it has a cell; what is still in `readings` of it counts
 whoever needs both reads `readings` first: what goes from there meanwhile has a cell by then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from kilowatch.facility.quantities import Behaviour
 from kilowatch.history import statements
 from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.intervals import QUARTER_MS, Cells
-from kilowatch.history.model import Flags, MetricIds, Milliseconds, Points
+from kilowatch.history.model import Flags, MetricIds, Milliseconds, Points, Stop
 from kilowatch.history.native import block
 from kilowatch.history.packing import COLUMNS, packed, unpacked
 from kilowatch.kit.timespan import Window, from_ms
@@ -24,6 +24,9 @@ Columns = dict[str, np.ndarray]
 
 _POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
 _MOST_BEGINS = 2_000_000  # quarters that are read to be looked through
+_NAMES_AT_ONCE = 2_000_000  # of quarters, in a set: a month of 40,000 metrics without a gap needs them
+_COUNTED_AT_ONCE = 1_000  # metrics, all of whose quarters are read in a second for each year
+_EVER_MS = (1 << 63) // 2_000_000
 
 
 class Folded:
@@ -163,14 +166,40 @@ class Folded:
     def count(self, metric_ids: Sequence[int]) -> tuple[int, int]:
         """How many readings are folded; and how many of them are still among the raw ones."""
         readings = hidden = 0
-        for chunk in in_chunks(metric_ids):
-            parameters: dict[str, Any] = {"ids": list(chunk)}
-            ((some, until),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
-            if some:
-                parameters["until"] = until
-                hidden += int(self._engine.query(statements.COUNT_HIDDEN, parameters, np.dtype("<u8"))[0])
-            readings += some
+        for begin in range(0, len(metric_ids), _COUNTED_AT_ONCE):
+            some = metric_ids[begin : begin + _COUNTED_AT_ONCE]
+            rows = self._engine.query(statements.FOLDED, {"ids": list(some)}, statements.FOLDED_DTYPE)
+            ((folded, until),) = rows.tolist()
+            readings += folded
+            hidden += self._hidden(some, until) if folded else 0
         return readings, hidden
+
+    def _hidden(self, metric_ids: Sequence[int], until: int) -> int:
+        found = 0
+        for begin, end in self.old_months(metric_ids, until=until):
+            for part in self._parts(metric_ids, Window(from_ms(begin), from_ms(end)), made_until=_EVER_MS):
+                part["ids"] = [metric_id for metric_id in metric_ids if part["first"] <= metric_id <= part["last"]]
+                found += int(self._engine.query(statements.COUNT_HIDDEN, part, np.dtype("<u8"))[0])
+        return found
+
+    def _parts(self, metric_ids: Sequence[int], window: Window, *, made_until: int) -> Iterator[dict[str, Any]]:
+        """Metrics that have quarters folded by then (ms) in the window, from a `first` to a `last` of them.
+
+        A statement can name the quarters of all metrics of a part: it takes some 200 MB.
+        """
+        asked = {"start": window.start_ms, "end": window.end_ms, "made_until": made_until}
+        part: dict[str, Any] = {}
+        names = 0
+        for chunk in in_chunks(sorted(metric_ids)):
+            rows = self._engine.query(statements.NAMES, asked | {"ids": list(chunk)}, statements.NAMES_DTYPE)
+            for metric_id, own in rows.tolist():
+                if part and names + own > _NAMES_AT_ONCE:
+                    yield part
+                    part, names = {}, 0
+                part = asked | {"first": part.get("first", metric_id), "last": metric_id}
+                names += own
+        if part:
+            yield part
 
     def in_window(self, metric_id: int, window: Window) -> tuple[int, int]:
         """How many readings are folded there, and when the last of them was received (ms)."""
@@ -220,10 +249,31 @@ class Folded:
         """Whether a deletion among the readings is still under way."""
         return bool(self._engine.query(statements.UNFINISHED, {}, np.dtype("<u8"))[0])
 
-    def delete_raw(self, metric_ids: Sequence[int], window: Window, *, made_until: int) -> None:
-        """Remove the readings of quarters that were folded by then (ms) from the disk. Done when it returns."""
-        for chunk in in_chunks(metric_ids):
-            self._engine.command(statements.DELETE_FOLDED, _asked(chunk, window) | {"made_until": made_until})
+    def delete_raw(
+        self, metric_ids: Sequence[int], window: Window, *, made_until: int, stop: Stop = lambda: False
+    ) -> int:
+        """Remove the readings of quarters that were folded by then (ms) from the disk, and say how many.
+
+        Done when it returns, unless it is to stop: then what was begun goes on. Each part of a month that has any of
+        them is written anew: once, unless the metrics are so many that their quarters can't be named at once.
+        """
+        deleted = 0
+        for part in self._parts(metric_ids, window, made_until=made_until):
+            found = int(self._engine.query(statements.HIDDEN_ROWS, part, np.dtype("<u8"))[0])
+            if found:
+                self._engine.remove(statements.DELETE_HIDDEN, part, stop=stop)
+            deleted += found
+            if stop():
+                break
+        return deleted
+
+    def has_any_made_since(self, metric_ids: Sequence[int], window: Window, instant: int) -> bool:
+        """Whether quarters of the window were folded later than a moment (ms): their readings are deleted later."""
+        parameters = {"made_until": instant}
+        return any(
+            self._engine.query(statements.MADE_SINCE, parameters | _asked(chunk, window), np.dtype("<u8"))[0]
+            for chunk in in_chunks(metric_ids)
+        )
 
     # ── in ──
 
@@ -280,20 +330,22 @@ class Folded:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
         self._engine.insert_apart(table, names, block(columns), "Native")
 
-    def erase(self, metric_ids: Sequence[int]) -> None:
-        """Remove all that is folded of these metrics from the disk. Done when it returns."""
+    def erase(self, metric_ids: Sequence[int], *, deadline: float) -> None:
+        """Remove all that is folded of these metrics from the disk. Done when it returns. See `Engine.remove`."""
         for chunk in in_chunks(metric_ids):
-            parameters = {"ids": list(chunk)}
-            ((some, _),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
-            if some:
+            if self._engine.query(statements.ANY_FOLDED, {"ids": list(chunk)}, np.dtype("<u4")).size:
                 for statement in statements.ERASE_FOLDED:
-                    self._engine.command(statement, parameters)
+                    self._engine.remove(statement, {"ids": list(chunk)}, deadline=deadline)
 
-    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
-        """Remove the quarters of a window, none of which it cuts, that have nothing received later (ms)."""
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int, deadline: float) -> None:
+        """Remove the quarters of a window, none of which it cuts, that have nothing received later (ms).
+
+        See `Engine.remove`.
+        """
         if self.has_any([metric_id], window):
+            parameters = _asked([metric_id], window) | {"received_until": received_until}
             for statement in statements.ERASE_FOLDED_WINDOW:
-                self._engine.command(statement, _asked([metric_id], window) | {"received_until": received_until})
+                self._engine.remove(statement, parameters, deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,9 +69,6 @@ _LOOKED_AT_ONCE = 2_000_000
 _TAKEN_BACK_AT_ONCE = 20
 """Quarters, each of which is read for it."""
 
-_PAIRS_AT_ONCE = 2_000_000
-"""Metrics times quarters that one deletion looks at."""
-
 
 class Making(Protocol):
     """Readings that are made when they are asked for: the room above fills this in, `app.py` joins the two."""
@@ -204,10 +201,11 @@ class Folding:
         is_believed = self._watch.look(now, elapsed)
         if self._made_until is None:
             self._made_until = self._store.folded.made_until()
+        # What is folded now is not to be deleted yet.
+        may_delete = self._may_be_hidden and elapsed >= max(self._folded_at + WAIT.total_seconds(), self._delete_at)
+        made_until = self._made_until
         with self._database.read() as connection:
             sites = facility.folding_sites(connection)
-        # Before anything is folded now, which is not to be deleted yet.
-        may_delete, made_until = self._may_delete(sites, elapsed), self._made_until
         problems: list[Exception] = []
         for site in sites:
             if stop():
@@ -392,37 +390,25 @@ class Folding:
 
     # ── deleting ──
 
-    def _may_delete(self, sites: Sequence[KeptSite], elapsed: float) -> bool:
-        """Whether it is time to, and there are readings that were folded long enough ago."""
-        if not self._may_be_hidden or elapsed < max(self._folded_at + WAIT.total_seconds(), self._delete_at):
-            return False
-        self._may_be_hidden = self._store.folded.count(self._ids(sites))[1] > 0
-        return self._may_be_hidden
-
     def _delete(self, sites: Sequence[KeptSite], made_until: int, stop: Stop) -> None:
         """Delete readings that were folded by then. Several sites' at once, and a month's at once: see
         `_DELETE_EVERY`."""
         if self._store.folded.is_deleting():
             return
-        ids = self._ids(sites)
-        _, hidden = self._store.folded.count(ids)
-        until = max((to_ms(site.folded_until) for site in sites if site.folded_until), default=0)
-        for first, last in self._store.folded.old_months(ids, until=until) if hidden else ():
-            at_once = max(1, _PAIRS_AT_ONCE * QUARTER_MS // (last - first))
-            for begin in range(0, len(ids), at_once):
-                if stop():
-                    return
-                window = Window(from_ms(first), from_ms(last))
-                self._store.folded.delete_raw(ids[begin : begin + at_once], window, made_until=made_until)
-        left = self._store.folded.count(ids)[1] if hidden else 0
-        if hidden:
-            log.info("readings that are folded were deleted", readings=hidden - left)
-            self._delete_at = self._elapsed() + _DELETE_EVERY.total_seconds()
-        self._may_be_hidden = left > 0
-
-    def _ids(self, sites: Sequence[KeptSite]) -> list[int]:
         with self._database.read() as connection:
-            return [metric.id for site in sites for metric in facility.metrics_of_site(connection, site.id)]
+            ids = [metric.id for site in sites for metric in facility.metrics_of_site(connection, site.id)]
+        until = max((to_ms(site.folded_until) for site in sites if site.folded_until), default=0)
+        deleted, is_more_to_come = 0, False
+        for first, last in self._store.folded.old_months(ids, until=until):
+            window = Window(from_ms(first), from_ms(last))
+            deleted += self._store.folded.delete_raw(ids, window, made_until=made_until, stop=stop)
+            if stop():
+                return
+            is_more_to_come |= self._store.folded.has_any_made_since(ids, window, made_until)
+        if deleted:
+            log.info("readings that are folded were deleted", readings=deleted)
+            self._delete_at = self._elapsed() + _DELETE_EVERY.total_seconds()
+        self._may_be_hidden = is_more_to_come
 
 
 def border_of(timezone: str, raw_days: int, now: datetime) -> datetime:

@@ -12,6 +12,10 @@ APART_MS = 3_600_000
 MOST_SPANS = 32
 _TIME_BITS = 44  # ms until the year 2527
 
+NewestOf = Callable[[MetricIds], np.ndarray]
+"""Says the latest reading of each metric (`NEWEST_DTYPE`), its time -1 for one that has none. That time may be said
+later than it is, but then without a value."""
+
 
 class NotNewer(NamedTuple):
     """What of a batch is not newer than its metric's latest reading, and so may be stored already."""
@@ -35,7 +39,7 @@ class NotNewer(NamedTuple):
         return by_metric(self.rows[~np.isnan(self.stored) & (self.stored != self.rows["value"])])
 
 
-def not_newer(batch: Batch, latest: Callable[[MetricIds], np.ndarray]) -> NotNewer | None:
+def not_newer(batch: Batch, latest: NewestOf) -> NotNewer | None:
     """`None` if all of it is newer, as mostly."""
     newest = _newest(batch.metric_ids, latest)
     old = np.flatnonzero(batch.timestamps <= newest["ts"])
@@ -53,7 +57,7 @@ def not_newer(batch: Batch, latest: Callable[[MetricIds], np.ndarray]) -> NotNew
     return NotNewer(rows, stored, old[order], row_of)
 
 
-def late(rows: Rows, latest: Callable[[MetricIds], np.ndarray]) -> np.ndarray:
+def late(rows: Rows, latest: NewestOf) -> np.ndarray:
     """The positions of those rows that are not newer than their metric's latest reading."""
     begins = np.flatnonzero(np.diff(rows.metric_ids, prepend=0))
     newest = latest(rows.metric_ids[begins])["ts"]
@@ -79,7 +83,7 @@ def near(points: np.ndarray, rows: Rows) -> bool:
     )
 
 
-def _newest(metric_ids: MetricIds, latest: Callable[[MetricIds], np.ndarray]) -> np.ndarray:
+def _newest(metric_ids: MetricIds, latest: NewestOf) -> np.ndarray:
     """The latest reading of each row's metric (`NEWEST_DTYPE`), its time -1 for a metric that has none."""
     # a batch mostly comes metric by metric, so not each row is looked up, but each run of one metric
     begins = np.flatnonzero(np.diff(metric_ids, prepend=0))

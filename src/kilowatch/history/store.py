@@ -17,12 +17,13 @@ from kilowatch.errors import Unavailable
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history import replacing, statements
 from kilowatch.history.appender import Appender
-from kilowatch.history.arrivals import Arrivals
+from kilowatch.history.arrivals import Arrivals, Passing
 from kilowatch.history.changes import Changes
 from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
-from kilowatch.history.engine import Engine, in_chunks
+from kilowatch.history.engine import Engine, in_chunks, patience
 from kilowatch.history.folded import Days, Folded
+from kilowatch.history.frontier import UNKNOWN, Frontier
 from kilowatch.history.intervals import QUARTER_MS, Cells, merged
 from kilowatch.history.model import (
     Batch,
@@ -39,9 +40,11 @@ from kilowatch.history.model import (
 from kilowatch.history.native import encode, encode_columns
 from kilowatch.history.newest import NEWEST_DTYPE, Newest, complete_until, in_order, last_of_each
 from kilowatch.history.recent import Recent
+from kilowatch.history.replacing import NewestOf
 from kilowatch.history.spans import Spans
-from kilowatch.history.turns import OwnTurns, SharedTurns, Turn, Turns
+from kilowatch.history.turns import Arrived, OwnTurns, SharedTurns, Turn, Turns
 from kilowatch.kit.db import Database
+from kilowatch.kit.state import Stamp
 from kilowatch.kit.timespan import Window, from_ms, to_ms
 
 log = structlog.get_logger("kilowatch.history")
@@ -53,6 +56,9 @@ _DAYS_AT_ONCE = 1000
 """Metrics times days that are put together in one step: of 96 quarters each, some 10 MB."""
 
 _MEMORY_BYTES = 256 * 1024 * 1024
+_HEARD_WITHIN_S = 0.02
+"""PostgreSQL tells of a turn within a few ms; whoever waited that long asks the store instead."""
+
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
 _LATEST_COLUMNS = ("metric_id", "newest")
 _POINT_COLUMNS = (np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f8"))  # metric_id, ts, value
@@ -102,6 +108,8 @@ class HistoryStore:
         self._recent = Recent()
         self._changes = Changes()
         self._unsure: set[int] = set()
+        self._frontier = None if shared_by is None else Frontier()
+        self._touched: set[int] = set()  # what others are still to forget about
         self.folded = Folded(self._engine)
         self._corrections = Corrections(self._engine, self, self._recent if self._alone else None)
         self._correcting = threading.Lock()
@@ -128,7 +136,9 @@ class HistoryStore:
         else:
             turns = shared = SharedTurns(shared_by, last=last_received_at)
             self._arrivals = Arrivals(self._engine, last_received_at, is_shared=True)
-            self._stop_hearing = shared.listen(self._arrivals.heard)
+            self._passing = passing = Passing(self._arrivals.heard)
+            stop_listening = shared.listen(self._heard)
+            self._stop_hearing = lambda: passing.close_after(stop_listening)
         self._clock = clock
         self._is_shared = shared_by is not None
         self._appender = Appender(
@@ -195,21 +205,29 @@ class HistoryStore:
                 self.spans.stored(rows)
                 self._recent.settle(found)
                 self._changes.unknown()
+                self._touch(found["metric_id"].tolist())
             self._newest.put(found)
             self._insert_latest(found)  # at once: a start looks only at what was received lately
+            self._touch(found["metric_id"].tolist())
 
     def erase(self, metric_ids: Sequence[int]) -> None:
-        """Remove every reading of these metrics from the disk. Done when it returns."""
+        """Remove every reading of these metrics from the disk. Done when it returns.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
+        """
+        deadline = patience()
         self._newest.forget(metric_ids)
         for chunk in in_chunks(metric_ids):
-            self._engine.command(statements.ERASE, {"ids": list(chunk)})
-        self.folded.erase(metric_ids)
+            self._engine.remove(statements.ERASE, {"ids": list(chunk)}, deadline=deadline)
+        self.folded.erase(metric_ids, deadline=deadline)
         self.spans.removed(metric_ids)
         self._recent.clear()
         self._changes.unknown()
+        for chunk in in_chunks(metric_ids):
+            self._engine.remove(statements.ERASE_LATEST, {"ids": list(chunk)}, deadline=deadline)
         with self._storing:
-            for chunk in in_chunks(metric_ids):
-                self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
+            self._touch(metric_ids)
 
     # ── folding ──
 
@@ -293,6 +311,9 @@ class HistoryStore:
 
         Latest is the newest reading that is left. If this is cut off half-way it has to be done again, as nothing else
         makes latest right.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
         """
         parameters = {
             "ids": [metric_id],
@@ -300,29 +321,40 @@ class HistoryStore:
             "end": window.end_ms,
             "received_until": received_until,
         }
+        of_readings, of_latest, newest_left = statements.ERASE_WINDOW
+        deadline = patience()
         # One at a time: what one finds to be the newest reading may be what another is just removing.
         with self._correcting:
-            of_readings, *of_latest = statements.ERASE_WINDOW
-            self._engine.command(of_readings, parameters)
-            self.folded.erase_window(metric_id, window, received_until=received_until)
-            self.spans.removed([metric_id], window.start_ms, window.end_ms)
-            self._recent.clear()
-            with self._storing:
-                for statement in of_latest:
-                    self._engine.command(statement, parameters)
-                if self._alone:
+            try:
+                self._engine.remove(of_readings, parameters, deadline=deadline)
+                self.folded.erase_window(metric_id, window, received_until=received_until, deadline=deadline)
+            finally:  # a part of it may be gone, or going, though the whole is not
+                self.spans.removed([metric_id], window.start_ms, window.end_ms)
+                self._recent.clear()
+                self._changes.unknown()
+            if self._alone:
+                with self._storing:  # from now on nobody writes a reading that is gone to `latest`
                     left = self._engine.query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)
                     self._newest.replace(metric_id, left)
+            # Readings are stored meanwhile: whatever the table has to do, nobody waits for it.
+            self._engine.remove(of_latest, parameters, deadline=deadline)
+            with self._storing:
+                self._engine.command(newest_left, parameters)
+                self._touch([metric_id])
             self._changes.unknown()
 
-    def compare(self, batch: Batch) -> Compared:
+    def compare(self, batch: Batch, *, as_of: Stamp | None = None) -> Compared:
         """Look for what is stored already at the times of a batch's readings, before it is submitted.
 
         Only what is not newer than a metric's latest reading is looked for. Of the batch that it returns, readings
         that would change nothing are left out when it is stored, so that they don't arrive a second time.
+
+        Args:
+            as_of: where others store too, a state of the catalogue from after this was asked for: what was stored by
+                then is looked for, mostly without asking the server. `None`: by now, by asking it.
         """
         state = self._changes.state  # before anything is read
-        found = self._corrections.compare(batch)
+        found = self._corrections.compare(batch, self._newest_as_of(as_of))
         same = None if found is None else found.same(batch)
         return Compared(replace(batch, same=same, compared_at=state), {} if found is None else found.replaced())
 
@@ -502,15 +534,15 @@ class HistoryStore:
 
     def _store_rows(self, rows: Rows, turn: Turn) -> None:
         """One insert by the appender's thread, on the client that is its own."""
-        self._make_sure()
+        turn.lost |= self._make_sure()
         if not turn.alone:
             self._changes.unknown()
-        rows = self._without_same(rows)
-        turn.metric_ids = tuple(np.unique(rows.metric_ids).tolist())
+        rows = self._without_same(rows, self._newest_in(turn))
+        found = last_of_each(rows)
+        self._say(found, turn)
         if not len(rows):
             return
         with self._storing:
-            found = last_of_each(rows)
             try:
                 self._engine.insert("readings", _READING_COLUMNS, encode(rows), "Native")
                 if not self._alone:
@@ -524,26 +556,37 @@ class HistoryStore:
                 self._recent.stored(rows)
                 self._newest.put(found)
                 self._stored_until = rows.received_at
+            if self._frontier is not None:
+                self._frontier.stored(found["metric_id"], found["ts"])
             self._changes.stored(rows)
         self._arrivals.stored(rows)
 
-    def _without_same(self, rows: Rows) -> Rows:
+    def _say(self, found: np.ndarray, turn: Turn) -> None:
+        """Which metrics this turn has to do with, and until when the readings of each reach."""
+        metric_ids, reached = found["metric_id"].tolist(), found["ts"].tolist()
+        with self._storing:
+            touched, self._touched = self._touched, set()
+        turn.metric_ids = tuple({*metric_ids, *touched}) if touched else tuple(metric_ids)
+        turn.reached = None if touched else tuple(reached)
+
+    def _without_same(self, rows: Rows, newest: NewestOf) -> Rows:
         """The rows without those that are stored already with the same value, where they were compared."""
         if rows.compared_at is None:
             return rows
-        late = replacing.late(rows, self.latest) if self._alone else np.arange(len(rows))
+        is_cheap = self._alone or self._frontier is not None
+        late = replacing.late(rows, newest) if is_cheap else np.arange(len(rows))
         if not len(late):
             return rows
         same = np.zeros(len(rows), bool)
-        same[late] = self._same(rows.at(late))
+        same[late] = self._same(rows.at(late), newest)
         return rows.at(~same) if same.any() else rows
 
-    def _same(self, rows: Rows) -> Flags:
+    def _same(self, rows: Rows, newest: NewestOf) -> Flags:
         """Which of the rows are stored already: when they were compared, and after what was stored since."""
         since = self._changes.since(rows.compared_at or 0)
         if since is None:
             batch = Batch(rows.metric_ids, rows.timestamps, rows.values)
-            found = self._corrections.compare(batch)
+            found = self._corrections.compare(batch, newest)
             return np.zeros(len(rows), bool) if found is None else found.same(batch)
         same = np.zeros(len(rows), bool) if rows.same is None else rows.same
         points = replacing.points_of(rows)
@@ -559,23 +602,74 @@ class HistoryStore:
             self._recent.settle(found)
         self._unsure.update(found["metric_id"].tolist())
         self._changes.unknown()
+        if self._frontier is not None:
+            self._frontier.forget(found["metric_id"].tolist())
         self._arrivals.stored_in_part(rows.received_at)
         if not self._alone:  # at once, as other processes may be sent the same readings again
             with suppress(Unavailable):
                 self._make_sure()
 
-    def _make_sure(self) -> None:
-        """Look up what is the newest reading of metrics of which an insert failed."""
+    def _make_sure(self) -> bool:
+        """Look up what is the newest reading of metrics of which an insert failed; whether there were any."""
         if not self._unsure:
-            return
+            return False
         for chunk in in_chunks(sorted(self._unsure)):
             found = self._engine.query(statements.NEWEST_STORED, {"ids": list(chunk)}, NEWEST_DTYPE)
             if self._alone:
                 self._newest.put(found)
             elif len(found):
                 self._insert_latest(found)
+        if self._frontier is not None:
+            self._frontier.forget(self._unsure)
         self._unsure.clear()
         self._changes.unknown()
+        return True
+
+    # ── what others store ──
+
+    def _heard(self, news: Arrived) -> None:
+        """By the thread that hears of what is stored."""
+        if self._frontier is not None:
+            self._frontier.hear(news.turn, news.metric_ids, news.reached)
+        self._passing.put(news)
+
+    def _touch(self, metric_ids: Sequence[int]) -> None:
+        """Readings were put in or taken out besides the turns: whoever takes the next one says so. While storing."""
+        if self._frontier is not None:
+            self._frontier.forget(metric_ids)
+            self._touched.update(metric_ids)
+
+    def _newest_as_of(self, stamp: Stamp | None) -> NewestOf:
+        """What says which readings may replace another one that was stored by then, for a request."""
+        frontier = self._frontier
+        if frontier is None or stamp is None or not frontier.has_heard(stamp.turn, within_s=_HEARD_WITHIN_S):
+            return self.latest
+        return lambda metric_ids: self._newest_at(frontier, metric_ids)
+
+    def _newest_in(self, turn: Turn) -> NewestOf:
+        """The same in a turn, in which nobody else stores."""
+        frontier = self._frontier
+        if frontier is None:
+            return self.latest
+        if turn.lost:
+            frontier.forget()
+        if not turn.lost and not frontier.has_heard(turn.before, within_s=_HEARD_WITHIN_S):
+            return self.latest
+        frontier.take(turn.number)
+        return lambda metric_ids: self._newest_at(frontier, metric_ids)
+
+    def _newest_at(self, frontier: Frontier, metric_ids: MetricIds) -> np.ndarray:
+        """As `latest`, but where memory knows the time it alone is told, or a later one: NaN stands for the value."""
+        version = frontier.version
+        found = np.zeros(len(metric_ids), NEWEST_DTYPE)
+        found["metric_id"], found["ts"], found["value"] = metric_ids, frontier.of(metric_ids), np.nan
+        unknown = np.flatnonzero(found["ts"] == UNKNOWN)
+        if len(unknown):
+            asked, position = np.unique(metric_ids[unknown], return_inverse=True)
+            newest = self.latest(asked)
+            frontier.learn(asked, newest["ts"], version=version)
+            found[unknown] = newest[position]
+        return found
 
     # ── the newest readings ──
     #

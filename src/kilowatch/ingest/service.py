@@ -1,5 +1,6 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kilowatch.ingest.line_protocol import OldPrecision, read_lines
 from kilowatch.ingest.model import Columns, Reference, Report, RowCode
 from kilowatch.kit import metrics
 from kilowatch.kit.idempotency import Once, recall, remember
+from kilowatch.kit.state import Stamp
 from kilowatch.kit.timespan import to_ms
 
 log = structlog.get_logger("kilowatch.ingest")
@@ -33,7 +35,7 @@ MOST_METRICS = 50_000
 class Appending(Protocol):
     def submit(self, batch: Batch) -> Future[int]: ...
 
-    def compare(self, batch: Batch) -> Compared: ...
+    def compare(self, batch: Batch, *, as_of: Stamp | None = None) -> Compared: ...
 
     def are_folded(self, metric_ids: MetricIds, timestamps: Milliseconds) -> Flags: ...
 
@@ -63,23 +65,25 @@ class Intake:
             Forbidden: nothing may be written for want of a role.
             Unavailable: the history can't take more now; nothing is stored.
         """
-        user_id = self._gate.knowing(caller, scope="ingest").who.user_id
+        began_at = time.monotonic()
+        begun = self._gate.knowing(caller, scope="ingest")
         if once is not None and (earlier := self._recall(caller, once)) is not None:
             return Taking(earlier, None, [], None, {})
         columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
-        batch, report, metrics = self._checked(caller, columns)
-        stored, entries = self._submit(caller, batch, metrics)
-        claim = None if once is None else (caller, once, user_id)
+        batch, report, metrics = self._checked(caller, columns, begun.as_of, began_at)
+        stored, entries = self._submit(caller, batch, metrics, begun.as_of)
+        claim = None if once is None else (caller, once, begun.who.user_id)
         return Taking(report, stored, entries, claim, columns.verdicts.counts, formats.name_of(content_type))
 
     def begin_lines(
         self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
     ) -> "Taking":
         """As `begin`, of InfluxDB's line protocol. In the report a `row` is the number of a line, from 1."""
-        now = self._gate.knowing(caller, scope="ingest").now
-        columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=now)
-        batch, report, metrics = self._checked(caller, columns)
-        stored, entries = self._submit(caller, batch, metrics)
+        began_at = time.monotonic()
+        begun = self._gate.knowing(caller, scope="ingest")
+        columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=begun.now)
+        batch, report, metrics = self._checked(caller, columns, begun.as_of, began_at)
+        stored, entries = self._submit(caller, batch, metrics, begun.as_of)
         report = columns.by_line(report)
         return Taking(report, stored, entries, None, columns.verdicts.counts, "line_protocol")
 
@@ -113,9 +117,12 @@ class Intake:
         with self._gate.reading(caller, scope="ingest") as work:
             return recall(work.connection, once, user_id=work.who.user_id, answer_type=Report, now=work.now)
 
-    def _checked(self, caller: Caller, columns: Columns) -> tuple[Batch, Report, "Found"]:
-        """The readings that are good, what became of all, and the metrics that they name."""
-        seen = self._gate.seeing(caller, _known, tuple(_possible(columns.references)), scope="ingest")
+    def _checked(
+        self, caller: Caller, columns: Columns, as_of: Stamp, checked_at: float
+    ) -> tuple[Batch, Report, "Found"]:
+        """The readings that are good, what became of all, and the metrics that they name, as it was at that time."""
+        references = tuple(_possible(columns.references))
+        seen = self._gate.seeing(caller, _known, references, scope="ingest", as_of=as_of)
         found, latest = seen.found.metrics, seen.now + self._max_future
         not_made: dict[str, str] = {}
         if seen.found.creating and (arriving := _arriving(columns, seen.found.creating, latest=latest)):
@@ -131,7 +138,8 @@ class Intake:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
         taken = ~columns.verdicts.refused if report.rejected else slice(None)
         metric_ids = metrics.ids[columns.reference_of[taken]]
-        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report, found
+        batch = Batch(metric_ids, columns.timestamps[taken], columns.values[taken], checked_at=checked_at)
+        return batch, report, found
 
     def _create(
         self, caller: Caller, arriving: Mapping[str, str | None]
@@ -142,7 +150,9 @@ class Intake:
             made = [name for name in arriving if name not in not_made]
             return facility.addressed_metrics(work.connection, work.who, made), not_made
 
-    def _submit(self, caller: Caller, batch: Batch, found: "Found") -> tuple[Future[int] | None, list[int]]:
+    def _submit(
+        self, caller: Caller, batch: Batch, found: "Found", as_of: Stamp
+    ) -> tuple[Future[int] | None, list[int]]:
         """Store readings that are not stored already; those that give another value to a time that has one are noted
         in the audit log.
 
@@ -151,7 +161,7 @@ class Intake:
         if not len(batch):
             return None, []
         entries: list[int] = []
-        batch, corrected = self._history.compare(batch)
+        batch, corrected = self._history.compare(batch, as_of=as_of)
         if corrected:
             metrics = {metric.id: metric for metric, _ in found.values()}
             with self._gate.writing(caller, scope="ingest") as work:

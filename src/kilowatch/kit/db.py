@@ -7,7 +7,7 @@ caller sees, never a 201 that was not stored.
 import sqlite3
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from kilowatch.kit import metrics
 from kilowatch.kit.handling import spent
 from kilowatch.kit.memory import leave
 from kilowatch.kit.postgres import KEPT, postgres_engine
+from kilowatch.kit.state import PostgresState, Stamp
 from kilowatch.kit.traces import StatementSpans, span
 
 log = structlog.get_logger("kilowatch.db")
@@ -103,7 +104,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None, is_patient: bool = False) -> None:
         """
         Args:
-            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`.
+            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `ask_anywhere`.
             is_patient: statements may take as long as they do, as nobody waits for an answer to a request.
         """
         self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
@@ -131,6 +132,7 @@ class Database:
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
         self._alone: dict[str, threading.RLock] = {}
         self._watcher = _Watcher(self.url.database or "") if self.is_sqlite else None
+        self._state = None if self.is_sqlite else PostgresState(self.url)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -139,22 +141,23 @@ class Database:
         with spent("catalogue"), span("catalogue read"), _translated(), self._reader.connect() as connection:
             yield connection
 
-    @contextmanager
-    def read_anywhere(self) -> Iterator[Connection]:
-        """As `read`, by the replica if there is one that has all that was committed when this is called.
+    def ask_anywhere(self, question: Callable[[Connection], T]) -> T:
+        """The answer to a question, which may be asked twice: first of the replica, where there is one.
 
-        So it answers as the database itself would: a right that was taken away before is gone there, too.
+        That answers only if it has all that was committed when this is called. So it answers as the database itself
+        would: a right that was taken away before is gone there, too. If it does not answer, or not to the end, the
+        database does.
         """
         leave()
-        if self._replica is None:
+        if self._replica is not None and self._replica.is_asked:
             with self.read() as connection:
-                yield connection
-            return
+                position = str(connection.execute(_POSITION).scalar_one())
+            with spent("catalogue"), span("catalogue read"):
+                answers = self._replica.ask(question, position)
+            for answer in answers:
+                return answer
         with self.read() as connection:
-            position = str(connection.execute(_POSITION).scalar_one())
-        reader = self._replica.reader if self._replica.has(position) else self._reader
-        with spent("catalogue"), span("catalogue read"), _translated(), reader.connect() as connection:
-            yield connection
+            return question(connection)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -213,16 +216,19 @@ class Database:
             finally:
                 _execute_surely(connection, select(func.pg_advisory_unlock(key)))
 
-    def stamp(self) -> Hashable:
+    def stamp(self) -> Stamp:
         """Names the state that the database is in: two stamps are equal only if nothing was committed between them.
 
-        That holds for commits of other processes too. It costs 10 µs on SQLite, a round trip on PostgreSQL.
+        That holds for commits of other processes too. It costs 10 µs on SQLite; on PostgreSQL a round trip, shared by
+        all who ask at the same time. There turns at storing readings are told apart: see `Stamp`.
         """
         if self._watcher is not None:
             with _translated_driver_errors():
-                return self._watcher.stamp()
-        with self.read() as connection:
-            return str(connection.execute(text("SELECT pg_current_snapshot()")).scalar_one())
+                return Stamp(self._watcher.stamp())
+        assert self._state is not None
+        leave()
+        with spent("catalogue"), span("catalogue read"), _translated():
+            return self._state.stamp()
 
     def check(self) -> None:
         """Raises `Unavailable` if the database does not answer."""
@@ -255,7 +261,7 @@ class Database:
         else:
             pools = {"all": self._writer.pool}
         if self._replica is not None:
-            pools["replica"] = self._replica.reader.pool
+            pools["replica"] = self._replica.engine.pool
         return {name: (pool.checkedout(), self._most[name]) for name, pool in pools.items()}  # type: ignore[attr-defined]  # all are queues
 
     def listening_engine(self) -> Engine:
@@ -272,6 +278,8 @@ class Database:
         self._is_closed = True
         if self._watcher is not None:
             self._watcher.close()
+        if self._state is not None:
+            self._state.close()
         self._reader.dispose()
         self._writer.dispose()
         if self._replica is not None:
@@ -300,27 +308,37 @@ class _Replica:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         setting = "KILOWATCH_DATABASE_REPLICA_URL"
-        self._engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
-        _trace(self._engine)
-        self.reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
+        _trace(self.engine)
         self._again_at = 0.0
 
-    def has(self, position: str) -> bool:
-        """Whether it has all that lies before a position in the database's log, or has it in a moment."""
-        if time.monotonic() < self._again_at:
-            return False
-        until = time.monotonic() + _REPLAYED_WITHIN_S
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is not left alone for a while."""
+        return time.monotonic() >= self._again_at
+
+    def ask(self, question: Callable[[Connection], T], position: str) -> tuple[T] | tuple[()]:
+        """Its answer, if it has all that lies before a position in the database's log and answers to the end."""
         try:
-            with self._asking.connect() as connection:
-                while True:
-                    is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
-                    if has_it or time.monotonic() > until:
-                        break
-                    time.sleep(_REPLAYED_LOOK_EVERY_S)
+            with self.engine.connect() as connection:
+                # Asked before the transaction that answers begins, as that sees nothing that comes later.
+                if not self._has(connection.execution_options(isolation_level="AUTOCOMMIT"), position):
+                    return ()
+                connection.rollback()
+                return (question(connection.execution_options(isolation_level="REPEATABLE READ")),)
         except (DBAPIError, PoolTimeoutError) as error:
+            # It is away, or ends; or it takes back what it was asked, as that is in the way of what it follows.
             self._leave_it("it does not answer", error=str(error).partition("\n")[0])
-            return False
+            return ()
+
+    def _has(self, connection: Connection, position: str) -> bool:
+        """Whether it has all that lies before the position, or has it in a moment."""
+        until = time.monotonic() + _REPLAYED_WITHIN_S
+        while True:
+            is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
+            if has_it or time.monotonic() > until:
+                break
+            time.sleep(_REPLAYED_LOOK_EVERY_S)
         if not is_replica:
             self._leave_it("it is no replica")
         elif not has_it:
@@ -332,7 +350,7 @@ class _Replica:
         log.warning("the database's replica is not asked for a while", reason=reason, **more)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 class _Watcher:
