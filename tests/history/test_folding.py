@@ -620,13 +620,13 @@ class TestAClockThatIsSet:
     def test_back_folds_only_what_is_due_by_then(self, services: Kilowatch, clock: Clock) -> None:
         """Though the border was moved by a wrong clock."""
         clock.now = SENT
-        keeping = Keeping.of(services, clock)
+        keeping = Keeping.of(services, clock, raw_days=30)
         keeping.send(minutes("2026-10-26T00:00", 60))
         folding = services.folding(elapsed=clock.elapsed)
         clock.set_by(days=365)
         folding.tick()
         clock.set_by(days=-365)
-        clock.now += timedelta(days=6)
+        clock.now += timedelta(days=12)
         for _ in range(3):
             folding.tick()
             clock.now += WAIT

@@ -201,10 +201,11 @@ class Folding:
         is_believed = self._watch.look(now, elapsed)
         if self._made_until is None:
             self._made_until = self._store.folded.made_until()
+        # What is folded now is not to be deleted yet.
+        may_delete = self._may_be_hidden and elapsed >= max(self._folded_at + WAIT.total_seconds(), self._delete_at)
+        made_until = self._made_until
         with self._database.read() as connection:
             sites = facility.folding_sites(connection)
-        # Before anything is folded now, which is not to be deleted yet.
-        may_delete, made_until = self._may_delete(elapsed), self._made_until
         problems: list[Exception] = []
         for site in sites:
             if stop():
@@ -389,16 +390,13 @@ class Folding:
 
     # ── deleting ──
 
-    def _may_delete(self, elapsed: float) -> bool:
-        """Whether it is time to, and there may be readings that were folded long enough ago."""
-        return self._may_be_hidden and elapsed >= max(self._folded_at + WAIT.total_seconds(), self._delete_at)
-
     def _delete(self, sites: Sequence[KeptSite], made_until: int, stop: Stop) -> None:
         """Delete readings that were folded by then. Several sites' at once, and a month's at once: see
         `_DELETE_EVERY`."""
         if self._store.folded.is_deleting():
             return
-        ids = self._ids(sites)
+        with self._database.read() as connection:
+            ids = [metric.id for site in sites for metric in facility.metrics_of_site(connection, site.id)]
         until = max((to_ms(site.folded_until) for site in sites if site.folded_until), default=0)
         deleted, is_more_to_come = 0, False
         for first, last in self._store.folded.old_months(ids, until=until):
@@ -411,10 +409,6 @@ class Folding:
             log.info("readings that are folded were deleted", readings=deleted)
             self._delete_at = self._elapsed() + _DELETE_EVERY.total_seconds()
         self._may_be_hidden = is_more_to_come
-
-    def _ids(self, sites: Sequence[KeptSite]) -> list[int]:
-        with self._database.read() as connection:
-            return [metric.id for site in sites for metric in facility.metrics_of_site(connection, site.id)]
 
 
 def border_of(timezone: str, raw_days: int, now: datetime) -> datetime:
