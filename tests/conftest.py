@@ -352,13 +352,20 @@ def open_world(settings: Settings, clock: Clock) -> Iterator[World]:
         world = World(client.app.state.services, client, clock)  # type: ignore[attr-defined]  # a FastAPI app
         world.people["anonymous"] = Person(0, "", "", world.http())
         is_as_ever = type(clock) is Clock and clock.now == START and settings.secret_key == SecretStr(SECRET_KEY)
+        is_as_ever = is_as_ever and _is_empty(world.services.database)
         if is_as_ever and _Settled.first is not None:
             _Settled.first.settle(world)
         else:
             _settle(world)
-        if is_as_ever and _Settled.first is None:
-            _Settled.first = _Settled.of(world)
+            if is_as_ever:
+                _Settled.first = _Settled.of(world)
         yield world
+
+
+def _is_empty(database: Database) -> bool:
+    """Whether it has no site, as others than a restored one."""
+    with database.read() as connection:
+        return connection.execute(select(Base.metadata.tables["sites"].c.id).limit(1)).first() is None
 
 
 def _settle(world: World) -> None:
