@@ -33,7 +33,9 @@ COPY deploy/nginx/kilowatch /etc/nginx/kilowatch
 COPY deploy/nginx/container.conf /etc/nginx/nginx.conf
 COPY deploy/nginx/errors /srv/kilowatch/errors
 COPY --from=build /public /srv/kilowatch
+RUN install -d -m 700 -o 101 -g 101 /var/lib/nginx
 USER 101:101
+VOLUME /var/lib/nginx
 EXPOSE 8080 8443
 STOPSIGNAL SIGQUIT
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-_PROGRAM = [sys.executable, "-c", "from kilowatch.cli import main; main()"]
+_PROGRAM = [sys.executable, "-c", "from kilowatch.__main__ import main; main()"]
 _START_WITHIN_S = 60
 _PART = re.compile(r"^(?P<partition>[0-9]+|all)_(?P<first>\d+)_(?P<last>\d+)_(?P<level>\d+)(_\d+)?$")
 

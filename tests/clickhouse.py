@@ -63,7 +63,7 @@ _OF_A_CLUSTER = (
     (re.compile(r"ENGINE = Distributed\(`\w+`, '(\w+)', (\w+), \w+\)"), r"ENGINE = Merge('\1', '^\2$')"),
     (re.compile(r"clusterAllReplicas\(`\w+`, ([\w.]+)\)"), r"\1"),
 )
-_INTO = re.compile(r"INSERT INTO (\w+)")
+_INTO = re.compile(r"\s*INSERT INTO (\w+)")
 _ANSWERS_ROWS = re.compile(rb"\s*(SELECT|WITH|SHOW|EXISTS|DESCRIBE|DESC)\b", re.IGNORECASE)
 _WAIT_S = 2
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Server/HTTP/exceptionCodeToHTTPStatus.cpp

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-PROGRAM = [sys.executable, "-c", "from kilowatch.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from kilowatch.__main__ import main; main()"]
 PASSWORD = "correct horse battery staple"
 DEADLINE_S = 60
 PORT_IS_TAKEN = re.compile(r"Can't listen on|address already in use", re.IGNORECASE)
@@ -67,6 +67,7 @@ class Server:
     port: int = field(default_factory=free_port)
     settings: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ("serve",)
+    program: Sequence[str] = tuple(PROGRAM)
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> "Server":
@@ -84,7 +85,7 @@ class Server:
     def _launch(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, *self.command, "--port", str(self.port)],
+                [*self.program, *self.command, "--port", str(self.port)],
                 env=environment(self.data_dir, **self.settings),
                 stdout=log,
                 stderr=log,

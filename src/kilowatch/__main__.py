@@ -1,5 +1,18 @@
-"""`python -m kilowatch`."""
+"""`python -m kilowatch`, and the script `kilowatch`."""
 
-from kilowatch.cli import main
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """The program. Importing the command line takes a second, in which signals to a server shall not be lost."""
+    if sys.argv[1:2] == ["serve"]:
+        # By default each ends the process. They wait until `cli.workers.release_signals`.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
+    from kilowatch import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

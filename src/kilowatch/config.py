@@ -146,11 +146,12 @@ class Settings(BaseSettings):
         for store in ("database", "history"):
             if path := values.get(f"{store}_password_file"):
                 url, variable = values.get(f"{store}_url"), f"KILOWATCH_{store.upper()}_PASSWORD_FILE"
-                values[f"{store}_url"] = _with_password(str(url or ""), variable, path)
+                place = variable.replace("_PASSWORD_FILE", "_URL")
+                values[f"{store}_url"] = with_password(str(url or ""), path, place=place, variable=variable)
                 replica = str(values.get(f"{store}_replica_url") or "")
                 # It names a user without a password, as on the first server.
                 if re.match(r"[^:]+://[^:@/]+@", replica):
-                    values[f"{store}_replica_url"] = _with_password(replica, variable, path)
+                    values[f"{store}_replica_url"] = with_password(replica, path, place=place, variable=variable)
         return values
 
     @field_validator("data_dir")
@@ -214,9 +215,11 @@ def read_secret(variable: str, path: Path | str) -> str:
     return secret
 
 
-def _with_password(url: str, variable: str, path: Path | str) -> str:
-    """The URL, whose user has no password, with the one in the file."""
-    place = variable.replace("_PASSWORD_FILE", "_URL")
+def with_password(url: str, path: Path | str, *, place: str, variable: str) -> str:
+    """The URL, whose user has no password, with the one in the file.
+
+    Raises `ValueError`, which names where the URL stands (`place`) and what names the file (`variable`).
+    """
     user, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
     if not at or not user:
         raise ValueError(f"{variable} needs a {place} that names a user, as in `…://user@{host or 'host'}/name`.")

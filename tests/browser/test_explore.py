@@ -299,3 +299,18 @@ class TestADevice:
         page.get_by_role("link", name="Explore all of them").click()
         drawn(page)
         expect(page.locator("#chosen li")).to_have_count(2)
+
+
+class TestANarrowerWindow:
+    @pytest.mark.parametrize("address", ["/explore?metric={metric}", "/devices/{device}"])
+    def test_scrolls_no_page_sideways_before_the_chart_is_drawn_anew(
+        self, page: Page, plant: Plant, address: str
+    ) -> None:
+        page.add_init_script("window.ResizeObserver = class { observe() {} }")  # it never is
+        page.set_viewport_size({"width": 640, "height": 450})
+        page.goto(address.format(metric=plant.power, device=plant.device["id"]))
+        page.locator(".plot").scroll_into_view_if_needed()
+        width = drawn(page).locator("canvas").evaluate("canvas => canvas.clientWidth")
+        page.set_viewport_size({"width": 320, "height": 450})
+        assert drawn(page).locator("canvas").evaluate("canvas => canvas.clientWidth") == width > 320
+        assert page.evaluate("document.documentElement.scrollWidth") == 320

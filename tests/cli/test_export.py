@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -156,3 +157,36 @@ class TestExportDirectory:
         foreign.write_text("mine")
         refused(filled.run("export", "--all", *WINDOW, "--output-dir", tmp_path), "north.meter.power.csv", "--restart")
         assert foreign.read_text() == "mine"
+
+
+FOLD = """
+from kilowatch.app import Kilowatch
+from kilowatch.config import load_settings
+settings = load_settings()  # which the tests take away
+from tests.conftest import Clock
+from tests.history.test_folding import SENT, Keeping, minutes
+
+clock = Clock(SENT)
+with Kilowatch(settings, clock=clock) as services:
+    keeping = Keeping.of(services, clock)
+    keeping.send(minutes("2026-10-24T22:00", 300), minutes("2026-10-24T21:00", 300))
+    clock.advance(days=9)
+    keeping.send(minutes("2026-11-05T00:00", 100))
+    keeping.fold_and_delete()
+"""
+
+
+def test_of_folded_readings_says_once_from_when_on_they_are_raw(tmp_path: Path) -> None:
+    folded = [sys.executable, "-c", FOLD]
+    subprocess.run(folded, env=environment(tmp_path / "var"), check=True, capture_output=True)
+
+    def said(*options: object, start: str = "2026-10-01T00:00:00Z") -> str:
+        window = ("--start", start, "--end", "2026-11-06T00:00:00Z")
+        done = kilowatch("export", "--all", *window, *map(str, options), data_dir=tmp_path / "var")
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert said().count("2026-10-25T03:00:00Z are raw") == 1
+    assert said("--output-dir", tmp_path / "out").count("2026-10-25T03:00:00Z are raw") == 1
+    assert said("--resolution", "1h") == ""
+    assert said(start="2026-11-01T00:00:00Z") == ""

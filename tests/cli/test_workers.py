@@ -4,6 +4,8 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.clickhouse import ClickHouse
 from tests.conftest import SECRET_KEY, _unique, drop_history
 from tests.live.client import Client, Event
 from tests.operations.metering import read, scrape
-from tests.processes import PASSWORD, Server, free_port, kilowatch, wait_until
+from tests.processes import PASSWORD, Server, environment, free_port, kilowatch, wait_until
 
 
 @pytest.fixture
@@ -232,6 +234,47 @@ class TestARollingRestart:
         assert listener.told == load.accepted
         assert set(listener.ends) == {"shutdown"}
         assert len(listener.ends) >= 2  # by the restart, and by the end
+
+
+EARLY = """
+import os, signal, sys
+
+class Importing:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.{signal})
+
+sys.meta_path.insert(0, Importing())
+from kilowatch.__main__ import main
+main()
+"""
+"""The program, and a signal to it while it has not imported its command line yet."""
+
+
+class TestASignalWhileItStarts:
+    def _program(self, number: signal.Signals) -> list[str]:
+        return [sys.executable, "-c", EARLY.format(signal=number.name)]
+
+    def test_replaces_the_workers_once_they_are_there(self, settings: dict[str, str], tmp_path: Path) -> None:
+        command = ("serve", "--workers", "2")
+        early = Server(tmp_path, tmp_path / "log", settings=settings, command=command)
+        early.program = self._program(signal.SIGHUP)
+        early.start()
+        wait_until(lambda: any(line["event"] == "a worker was replaced" for line in early.lines()), "one was replaced")
+        assert early.end(signal.SIGTERM) == 0
+
+    def test_ends_it_in_order(self, settings: dict[str, str], tmp_path: Path) -> None:
+        command = [*self._program(signal.SIGTERM), "serve", "--workers", "2", "--port", str(free_port())]
+        done = subprocess.run(
+            command, env=environment(tmp_path, **settings), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Stopped.")
+
+    def test_to_a_server_without_workers_ends_it_before_it_opens_its_stores(self, tmp_path: Path) -> None:
+        command = [*self._program(signal.SIGTERM), "serve", "--port", str(free_port())]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGTERM
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_what_all_count_is_read_at_one_port(settings: dict[str, str], tmp_path: Path) -> None:

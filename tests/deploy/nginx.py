@@ -76,6 +76,8 @@ class Nginx:
     upstream_port: int
     http_port: int = field(default_factory=free_port)
     https_port: int = field(default_factory=free_port)
+    believes: str | None = None
+    """Who, in a proxy's place before this one, is believed about a client's address, as server.conf shows."""
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -104,6 +106,10 @@ class Nginx:
         for place, here in (places or self._places()).items():
             assert place in text, f"{name} no longer has {place!r}"
             text = text.replace(place, here)
+        if self.believes is not None:
+            lines_of_proxy = re.findall(r"^#     (set_real_ip_from .*|real_ip_.*)$", text, re.MULTILINE)
+            assert len(lines_of_proxy) == 3
+            text = "\n".join([*lines_of_proxy, text]).replace("10.0.0.0/8", self.believes)
         user = "user root;" if os.geteuid() == 0 else ""
         main = self.directory / "nginx.conf"
         if name == "server.conf":
@@ -152,6 +158,14 @@ class Nginx:
         assert self.process.poll() is None, (self.directory / "error.log").read_text()
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.https_port)) == 0
+
+    def bytes_held(self) -> int:
+        """Of bodies that wait on the disk, in files that have no name any more."""
+        assert self.process is not None
+        main = self.process.pid
+        workers = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        files = [file for worker in workers for file in Path(f"/proc/{worker}/fd").iterdir()]
+        return sum(file.stat().st_size for file in files if (self.directory / "body") in file.readlink().parents)
 
     def stop(self) -> None:
         if self.process is not None:

@@ -157,7 +157,9 @@ class TestServices:
     def test_trust_the_address_that_the_proxy_has(self, services: dict[str, Any]) -> None:
         proxy = services["proxy"]["networks"]["front"]["ipv4_address"]
         assert services["app"]["environment"]["FORWARDED_ALLOW_IPS"] == proxy
-        assert services["app"]["networks"]["front"]["ipv4_address"] != proxy
+        app = services["app"]["networks"]["front"]["ipv4_address"]
+        assert app != proxy
+        assert services["proxy"]["extra_hosts"] == [f"app:{app}"], "known before the app runs"
         moved = document("compose.yaml", KILOWATCH_PROXY_ADDRESS="10.9.8.7")["services"]
         assert moved["app"]["environment"]["FORWARDED_ALLOW_IPS"] == "10.9.8.7"
 
@@ -175,12 +177,23 @@ class TestServices:
         assert document("compose.yaml", KILOWATCH_IMAGE=digest)["services"]["app"]["image"] == digest
 
     def test_write_where_they_may(self, services: dict[str, Any]) -> None:
-        """The proxy's configuration has all that it writes below /tmp; the app writes to its volume and /tmp."""
+        """The proxy to /tmp, and bodies to a volume; the app to its volume, to /tmp, and what it counts elsewhere."""
         written = re.findall(r"(?:pid|_path) (/\S+);", (ROOT / "deploy/nginx/container.conf").read_text())
+        (bodies,) = [path for path in written if not path.startswith("/tmp/")]
         assert len(written) == 6
-        assert all(path.startswith("/tmp/") for path in written)
+        (volume,) = services["proxy"]["volumes"]
+        assert bodies.startswith(volume.split(":")[1] + "/")
+        proxy = parse(ROOT / "Dockerfile")["proxy"]
+        assert proxy.last("VOLUME").text == volume.split(":")[1], "whose owner the volume takes over"
+        assert f"-o {services['proxy']['user'].split(':')[0]} " in proxy.last("RUN").text
         for name in ("app", "init", "proxy"):
             assert any(mount.startswith("/tmp") for mount in services[name]["tmpfs"])
+        app = services["app"]
+        place = app["environment"]["RUNTIME_DIRECTORY"]
+        counted = next(mount for mount in app["tmpfs"] if mount.startswith(f"{place}:"))
+        assert "size=" in counted
+        user = parse(ROOT / "Dockerfile")["app"].last("USER").text.split(":")[0]
+        assert f"uid={user}," in counted
         for name in ("app", "init", "backup"):
             assert services[name]["volumes"] == ["app:/var/lib/kilowatch"]
 

@@ -107,6 +107,17 @@ class TestDockerfile:
             assert done.returncode == 0, done.stderr
 
 
+class TestTools:
+    def test_are_installed_beside_a_project_file_too(self, tmp_path: Path) -> None:
+        """As deploy/install-server does; the image's build has no such file yet at that step."""
+        assert (ROOT / "pyproject.toml").exists()
+        done = subprocess.run(
+            [ROOT / "deploy/image/tools", tmp_path / "tools"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert {"uv", "hatchling", "node"} <= {path.name for path in (tmp_path / "tools/bin").iterdir()}
+
+
 class TestContents:
     def test_leave_nothing_that_builds_or_installs(self, image: Path) -> None:
         programs = re.compile(r"(pip|uv|uvx|npm|npx|node|corepack|gcc|g\+\+|cc|c\+\+|ld|strip|make|hatch\w*)[\d.]*")

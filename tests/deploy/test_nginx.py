@@ -1,5 +1,6 @@
 """The shipped configuration of nginx, in front of a real server."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -35,6 +36,7 @@ class TestConfiguration:
         nginx = Nginx(tmp_path, 8000)
         replaced = {
             "/tmp/": f"{tmp_path}/",
+            "/var/lib/nginx/": f"{tmp_path}/",
             "server app:8000": "server 127.0.0.1:8000",
             "/run/secrets": str(tmp_path / "secrets"),
             "/dev/stdout": str(tmp_path / "access.log"),
@@ -49,7 +51,7 @@ class TestConfiguration:
 
     def test_limits_bodies_as_the_application_does(self) -> None:
         limits = re.findall(r"client_max_body_size (\w+);", (SHIPPED / "kilowatch" / "site.conf").read_text())
-        assert limits == [str(LIMIT)]
+        assert limits == ["1m", "0", str(LIMIT)], "of all, of what was refused, of readings"
         assert f"{LIMIT:,} bytes" in (SHIPPED / "errors" / "413.problem").read_text()
 
     def test_has_a_page_and_a_document_for_each_error_of_its_own(self) -> None:
@@ -219,6 +221,107 @@ class TestUpload:
         assert answer.status_code == 413
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "<h1>" in answer.text
+
+
+class Held:
+    """An upload that a client begins, and does not end."""
+
+    def __init__(self, nginx: Nginx, source: str, *heads: str) -> None:
+        plain = socket.create_connection(("127.0.0.1", nginx.https_port), DEADLINE_S, source_address=(source, 0))
+        self._connection = nginx.trust.wrap_socket(plain, server_hostname="localhost")
+        head = "\r\n".join(["POST /api/v1/readings HTTP/1.1", "Host: localhost", *heads])
+        self._connection.sendall(f"{head}\r\n\r\n".encode())
+        self._connection.settimeout(0.02)
+        self._told = b""
+
+    def send(self, part: bytes) -> None:
+        self._connection.settimeout(DEADLINE_S)
+        with contextlib.suppress(OSError):  # it was refused, and the connection closed
+            self._connection.sendall(part)
+        self._connection.settimeout(0.02)
+
+    def told(self) -> bytes:
+        """The answer as far as it has come."""
+        with contextlib.suppress(TimeoutError):
+            self._told += self._connection.recv(1000)
+        return self._told
+
+    def give_up(self) -> None:
+        self._connection.close()
+
+
+class TestHeldUploads:
+    MOST = 16
+
+    @pytest.fixture
+    def held(self) -> Iterator[list[Held]]:
+        uploads: list[Held] = []
+        yield uploads
+        for one in uploads:
+            one.give_up()
+
+    def _refused(self, held: list[Held]) -> int:
+        return sum(one.told().startswith(b"HTTP/1.1 429 ") for one in held)
+
+    def _send(self, deployment: Deployment, source: str, rows: int, *, chunked: bool = False) -> httpx2.Response:
+        lines = [f"{deployment.metric},2026-04-01T10:{n // 60 % 60:02}:{n % 60:02}Z,{n}" for n in range(rows)]
+        body = "\n".join(["metric_id,timestamp,value", *lines]).encode()
+        transport = httpx2.HTTPTransport(verify=deployment.nginx.trust, local_address=source)
+        headers = deployment.authorization | {"Content-Type": "text/csv"}
+        with httpx2.Client(base_url=deployment.address, transport=transport, headers=headers) as client:
+            return client.post("/api/v1/readings", content=iter([body]) if chunked else body)
+
+    def test_of_one_client_are_few_and_take_nothing_from_others(self, deployment: Deployment, held: list[Held]) -> None:
+        part, nginx = b"x" * 1_000_000, deployment.nginx
+        for _ in range(self.MOST + 14):
+            held.append(Held(nginx, "127.0.0.21", f"Content-Length: {LIMIT}"))
+            held[-1].send(part)
+        wait_until(lambda: nginx.bytes_held() >= self.MOST * len(part) * 0.8, "they are on the disk")
+        assert self._refused(held) == 14
+        assert nginx.bytes_held() <= self.MOST * len(part)
+        assert self._send(deployment, "127.0.0.22", 5000).json()["accepted"] == 5000
+        assert self._send(deployment, "127.0.0.21", 5000).status_code == 429
+        assert self._send(deployment, "127.0.0.21", 1000).json()["accepted"] == 1000, "what is small is not counted"
+        for one in held:
+            one.give_up()
+        wait_until(lambda: self._send(deployment, "127.0.0.21", 5000).is_success, "there is room again")
+        assert nginx.bytes_held() == 0
+
+    @pytest.mark.parametrize("head", ["Transfer-Encoding: chunked", "Content-Length: 100000"])
+    def test_are_counted_by_what_they_may_bring(self, deployment: Deployment, held: list[Held], head: str) -> None:
+        held.extend(Held(deployment.nginx, "127.0.0.23", head) for _ in range(self.MOST + 2))
+        wait_until(lambda: self._refused(held) == 2, "all but two are taken")
+        assert self._send(deployment, "127.0.0.23", 3, chunked=True).status_code == 429
+
+    def test_of_many_clients_are_limited_too(self, deployment: Deployment, held: list[Held]) -> None:
+        for number in range(9):
+            source = f"127.0.0.{30 + number}"
+            held.extend(Held(deployment.nginx, source, f"Content-Length: {LIMIT}") for _ in range(15))
+        wait_until(lambda: self._refused(held) == 9 * 15 - 128, "all but 128 are refused")
+        assert self._send(deployment, "127.0.0.24", 100).is_success
+
+    def test_are_counted_by_network_where_a_client_has_many_addresses(self, tmp_path: Path, held: list[Held]) -> None:
+        """By what a proxy before this one says, which is believed as server.conf shows: addresses of IPv6."""
+        nginx = Nginx(tmp_path, upstream_port=1, believes="127.0.0.1")
+        nginx.start()
+        try:
+            addresses = [f"2001:db8:0:7:{number:x}::1" for number in range(self.MOST + 3)]
+            for address in [*addresses, "2001:db8:0:8::1", "192.0.2.1"]:
+                claimed = f"X-Forwarded-For: {address}"
+                held.append(Held(nginx, "127.0.0.1", claimed, f"Content-Length: {LIMIT}"))
+            wait_until(lambda: self._refused(held[: len(addresses)]) == 3, "all but three are taken")
+            assert self._refused(held) == 3
+        finally:
+            nginx.stop()
+
+
+class TestOtherBodies:
+    def test_are_small(self, deployment: Deployment, log: Path) -> None:
+        with deployment.client(headers=deployment.authorization) as client:
+            answer = client.post("/api/v1/sites", content=b"x" * (2**20 + 1))
+        assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+        assert "1,048,576 bytes" in answer.json()["detail"]
+        assert "/api/v1/sites" not in log.read_text()
 
 
 class TestCompression:

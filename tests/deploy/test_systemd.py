@@ -99,6 +99,21 @@ class TestInstallation:
         assert contents == {path.name: path.read_bytes() for path in (tmp_path / "secrets").iterdir()}
         assert len({content for name, content in contents.items() if not name.startswith("tls")}) == 4
 
+    def test_says_what_openssl_says_where_no_certificate_can_be_made(self, tmp_path: Path) -> None:
+        secrets = tmp_path / "secrets"
+        done = subprocess.run(
+            [ROOT / "deploy/make-secrets", secrets, "one,two"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "subjectAltName" in done.stderr
+        assert "make-secrets: no certificate could be made for: one,two" in done.stderr
+        assert {path.name for path in secrets.iterdir()} == {
+            "secret_key",
+            "database_password",
+            "history_password",
+            "admin_password",
+        }
+
     def test_names_files_that_are_there(self) -> None:
         for path in re.findall(r"\bdeploy/[\w./-]*\w", INSTALL.read_text()):
             assert (ROOT / path).exists(), path

@@ -1,12 +1,15 @@
 """The history on a ClickHouse cluster: what its servers are told. `test_store.py` runs on it, too."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from kilowatch.errors import Invalid
 from kilowatch.history.cluster import Cluster
+from kilowatch.history.copying import Contents
 from kilowatch.history.engine import Engine
 from kilowatch.history.migrations import MIGRATIONS, SCHEMA_TABLE
 from kilowatch.history.statements import ERASE, ERASE_WINDOW, LAST_WRITTEN
@@ -54,6 +57,16 @@ class TestAStatement:
     @pytest.mark.parametrize("statement", [ERASE, *ERASE_WINDOW[:2]])
     def test_that_changes_a_table_changes_that_of_every_server(self, statement: str) -> None:
         assert "_local ON CLUSTER `fleet`" in FLEET.changing(statement).strip().splitlines()[0]
+
+    def test_that_makes_or_drops_what_is_not_replicated_does_so_on_every_server(self) -> None:
+        told: list[str] = []
+        contents = Contents(cast(Engine, SimpleNamespace(command=lambda sql, _: told.append(FLEET.changing(sql)))))
+        contents.begin_restore()
+        contents.end_restore()
+        assert told == [
+            "CREATE TABLE IF NOT EXISTS restore_under_way ON CLUSTER `fleet` (begun UInt8) ENGINE = Log",
+            "DROP TABLE IF EXISTS restore_under_way ON CLUSTER `fleet`",
+        ]
 
     def test_that_inserts_or_asks_is_for_the_whole(self) -> None:
         insert = ERASE_WINDOW[2]

@@ -1,10 +1,12 @@
 """Readings that are taken out or given another value: what history and latest say then, whatever happens meanwhile."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from kilowatch.history import replacing, statements
 from kilowatch.history.chunks import read_in_chunks
 from kilowatch.history.corrections import Corrections
+from kilowatch.history.engine import Engine
 from kilowatch.history.model import Replaced
 from kilowatch.history.newest import NEWEST_DTYPE, Newest
 from kilowatch.history.store import HistoryStore
@@ -62,6 +65,22 @@ def metric(recorder: Recorder) -> int:
 @pytest.fixture
 def other(recorder: Recorder) -> int:
     return recorder.metric().id
+
+
+def cut_off_after(writes: int, engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    """As a crash after so many statements that change something."""
+    left = iter(range(writes))
+
+    def counted(call: Callable[..., None]) -> Callable[..., None]:
+        def do(*arguments: Any, **named: Any) -> None:
+            if next(left, None) is None:
+                raise ConnectionAbortedError
+            call(*arguments, **named)
+
+        return do
+
+    for name in ("remove", "command"):
+        patch.setattr(engine, name, counted(getattr(engine, name)))
 
 
 class TestEraseWindow:
@@ -140,8 +159,8 @@ class TestEraseWindow:
         store.append(batch_of((metric, [(1, 1.0), (2, 2.0)])))
         merge(store)
         until = store.stored_in_window(metric, window(2, 9)).received_until
-        with monkeypatch.context() as patch:  # a crash after so many statements
-            patch.setattr(statements, "ERASE_WINDOW", statements.ERASE_WINDOW[:done])
+        with monkeypatch.context() as patch, suppress(ConnectionAbortedError):
+            cut_off_after(done, store._engine, patch)
             store.erase_window(metric, window(2, 9), received_until=until)
         store.append(batch_of((metric, [(0, 0.0), (3, 3.0)])))  # before it is made good
         store.erase_window(metric, window(2, 9), received_until=until)

@@ -1,6 +1,7 @@
 """Old readings are folded: no answer changes by it, wherever the work is cut off."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -16,7 +17,7 @@ from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
-from kilowatch.history.folding import WAIT, Folding, border_of
+from kilowatch.history.folding import WAIT, WATCHED, Folding, border_of
 from kilowatch.history.intervals import QUARTER_MS
 from kilowatch.history.model import Aggregate
 from kilowatch.history.service import Query
@@ -24,6 +25,7 @@ from kilowatch.history.spans import DAY_MS
 from kilowatch.kit.timespan import Window, from_ms, to_ms
 from tests.conftest import Clock
 from tests.history.conftest import batch_of, ms
+from tests.processes import wait_until
 
 SENT = datetime(2026, 10, 27, 9, 30, tzinfo=UTC)
 """When all readings come in: two days after clocks went back in Europe."""
@@ -47,7 +49,10 @@ class Keeping:
     ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, services: Kilowatch, clock: Clock, *, timezone: str = "UTC", raw_days: int | None = 7) -> "Keeping":
+    def of(
+        cls, services: Kilowatch, clock: Clock, *, timezone: str = "UTC", raw_days: int | None = 7, more: int = 0
+    ) -> "Keeping":
+        """`more`: gauges besides."""
         number = next(_numbers)
         site: dict[str, Any] = dict.fromkeys(("latitude", "longitude", "country", "currency", "notes"))
         site |= {"name": "Site", "slug": f"site-{number}", "timezone": timezone, "raw_days": raw_days}
@@ -56,6 +61,7 @@ class Keeping:
         power = {"key": "power", "name": "Power", "quantity": "power", "unit": "kW", "behaviour": "gauge"}
         energy = {"key": "energy", "name": "Energy", "quantity": "energy", "unit": "kWh", "behaviour": "counter"}
         metrics = [usual | power | {"max_gap_s": 900}, usual | energy | {"max_gap_s": None}]
+        metrics += [usual | power | {"key": f"power_{number}", "max_gap_s": 900} for number in range(more)]
         device: dict[str, Any] = dict.fromkeys(("manufacturer", "model", "serial_number", "commissioned_on"))
         device |= {"name": "Device", "slug": "device", "kind": "generic", "source": "reported", "properties": {}}
         device |= {"interval_s": 60, "create_metrics": False}
@@ -77,7 +83,11 @@ class Keeping:
         self.store.append(batch_of(*zip(self.ids, readings, strict=False)))
 
     def folding(self) -> Folding:
-        return self.services.folding()
+        """Of a process that has watched the clock for long enough to believe it."""
+        self.clock.now -= WATCHED
+        folding = self.services.folding(elapsed=self.clock.elapsed)
+        self.clock.now += WATCHED
+        return folding
 
     def fold(self) -> Folding:
         """Until all is folded that is due, and nothing is deleted yet."""
@@ -379,16 +389,260 @@ class TestFolding:
         keeping.clock.now = SENT + timedelta(days=8)
         slow = keeping.folding()
         metrics = {metric.id: metric for metric in keeping.metrics}
-        (decided,) = slow._due(metrics, ms("2026-10-26T00:00"), keeping.clock.now)
+        slow.tick()
+        (decided,) = slow._due(metrics, ms("2026-10-26T00:00"), keeping.clock.now, lambda: False)
         keeping.fold_and_delete()
         keeping.store.backfill(batch_of((keeping.ids[0], readings[:3])))  # some that are not deleted yet
         keeping.clock.now += WAIT
-        slow._fold_step([decided], keeping.clock.now)
+        slow._fold_step([decided])
         assert keeping.store.count([keeping.ids[0]]) == 60
+
+    def test_of_other_sites_goes_on_where_one_has_a_fault(self, services: Kilowatch, clock: Clock) -> None:
+        clock.now = SENT
+        broken, sound = Keeping.of(services, clock), Keeping.of(services, clock)
+        for keeping in (broken, sound):
+            keeping.send(minutes("2026-10-25T00:00", 60))
+        with services.database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE sites SET timezone = 'Atlantis' WHERE id = {broken.site_id}")
+        clock.now = SENT + timedelta(days=8)
+        folding = sound.folding()
+        for _ in range(3):
+            with pytest.raises(Invalid, match="Atlantis"):
+                folding.tick()
+            clock.now += WAIT
+        assert (broken.raw_rows(), sound.raw_rows()) == (60, 0)
+
+    def test_asks_as_little_for_many_metrics_as_for_two(
+        self, services: Kilowatch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that those who delete readings, which waits for a step, wait for a moment only."""
+        found = []
+        for number in (2, 30):
+            clock.now += timedelta(days=30)
+            keeping = Keeping.of(services, clock, more=number - 2)
+            begin = clock.now - timedelta(days=3)
+            readings = minutes(begin.strftime("%Y-%m-%dT00:00"), 96, step_s=900)
+            keeping.send(*[readings] * number)
+            clock.now += timedelta(days=9)
+            folding = keeping.folding()
+            folding.tick()
+            clock.now += WAIT
+            with monkeypatch.context() as patch:
+                asked = _counted(keeping.store._engine, patch)
+                folding.tick()
+            assert keeping.store.folded.count(keeping.ids) == (96 * number, 96 * number)
+            found.append(len(asked))
+            services.catalogue.delete_site(OPERATOR, keeping.site_id)
+        assert found[0] == found[1]
+
+
+def _going_on(clock: Clock) -> datetime:
+    clock.now += timedelta(milliseconds=1)
+    return clock.now
 
 
 def _fails(*_: object) -> None:
     raise RuntimeError("no disk")
+
+
+def _counted(engine: Any, patch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of an engine from now on."""
+    asked: list[str] = []
+
+    def counting(call: Any) -> Any:
+        def do(what: str, *rest: Any, **more: Any) -> Any:
+            asked.append(what)
+            return call(what, *rest, **more)
+
+        return do
+
+    for name in ("query", "columns", "lines", "command", "insert_apart"):
+        patch.setattr(engine, name, counting(getattr(engine, name)))
+    return asked
+
+
+class TestTakingBack:
+    @pytest.fixture
+    def folding(self, keeping: Keeping) -> Folding:
+        """A quarter that got a reading after it was folded."""
+        keeping.send(minutes("2026-10-25T00:00", 15))
+        keeping.clock.now = SENT + timedelta(days=8)
+        folding = keeping.fold()
+        keeping.send([(ms("2026-10-25T00:07:30"), 70.0)])
+        keeping.clock.now += WAIT
+        return folding
+
+    def is_raw(self, keeping: Keeping) -> bool:
+        asked = window("2026-10-25T00:00", "2026-10-25T01:00")
+        return (ms("2026-10-25T00:07:30"), 70.0) in keeping.raw(keeping.metrics[0], asked)
+
+    def test_takes_turns_with_deletions(
+        self, keeping: Keeping, folding: Folding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else what is being deleted would be there again."""
+        unfold, could_delete = keeping.store.unfold, []
+
+        def is_free() -> bool:
+            return keeping.services.database._alone[facility.FOLDING].acquire(blocking=False)
+
+        def looked(*arguments: Any, **more: Any) -> None:
+            with ThreadPoolExecutor(1) as somebody_else:
+                could_delete.append(somebody_else.submit(is_free).result())
+            unfold(*arguments, **more)
+
+        monkeypatch.setattr(keeping.store, "unfold", looked)
+        folding.tick()
+        assert could_delete == [False]
+        assert self.is_raw(keeping)
+
+    def test_waits_until_no_readings_are_being_deleted(self, keeping: Keeping, folding: Folding) -> None:
+        """They may be those that the quarter would have to have."""
+        engine = keeping.store._engine
+        engine.command("SYSTEM STOP MERGES readings", {})
+        engine.command("ALTER TABLE readings DELETE WHERE value > 1000 SETTINGS mutations_sync = 0", {})
+        folding.tick()
+        assert not self.is_raw(keeping)
+        engine.command("SYSTEM START MERGES readings", {})
+        wait_until(lambda: not keeping.store.folded.is_deleting(), "the deletion has ended")
+        keeping.clock.now += timedelta(hours=7)
+        folding.tick()
+        assert self.is_raw(keeping)
+
+
+class TestANewLeader:
+    def test_deletes_nothing_that_another_may_have_folded_a_moment_ago(self, keeping: Keeping) -> None:
+        """Whoever decided something by what was so before is not done yet."""
+        keeping.send(minutes("2026-10-25T00:00", 60))
+        keeping.clock.now = SENT + timedelta(days=8)
+        new = keeping.folding()
+        new.lead(False)
+        keeping.fold()
+        new.lead(True)
+        new.tick()
+        assert keeping.raw_rows() == 60
+        keeping.clock.now += WAIT
+        new.tick()
+        assert keeping.raw_rows() == 0
+
+    def test_begins_anew_when_it_leads_again(self, keeping: Keeping) -> None:
+        keeping.send(minutes("2026-10-25T00:00", 60))
+        keeping.clock.now = SENT + timedelta(days=8)
+        one, other = keeping.folding(), keeping.folding()
+        one.lead(True)
+        one.tick()
+        keeping.clock.now += timedelta(days=1)
+        one.lead(False)
+        other.lead(True)
+        other.tick()
+        keeping.clock.now += WAIT
+        other.tick()
+        one.lead(True)
+        one.tick()
+        assert keeping.raw_rows() == 60
+
+    def test_goes_on_where_one_was_told_to_stop_between_two_steps(
+        self, keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of which the second was made up already."""
+        monkeypatch.setattr("kilowatch.history.folding._METRICS_AT_ONCE", 1)
+        keeping.send(minutes("2026-10-25T00:00", 60), minutes("2026-10-25T00:00", 60))
+        keeping.clock.now = SENT + timedelta(days=8)
+        folding = keeping.folding()
+        folding.tick()
+        keeping.clock.now += WAIT
+        left = count(2, -1)
+        folding.tick(stop=lambda: next(left) <= 0)
+        assert keeping.store.folded.count(keeping.ids) == (60, 60)
+        folding.tick()
+        assert keeping.store.folded.count(keeping.ids) == (120, 120)
+
+
+class TestAClockThatIsSet:
+    @pytest.fixture
+    def folding(self, keeping: Keeping) -> Folding:
+        """Two days, of which the first is folded."""
+        keeping.send(minutes("2026-10-26T00:00", 96, step_s=900), minutes("2026-10-27T00:00", 30, step_s=900))
+        keeping.clock.now = datetime(2026, 11, 3, 12, tzinfo=UTC)
+        return keeping.fold()
+
+    def folded(self, keeping: Keeping) -> int:
+        readings: int = keeping.store.folded.count(keeping.ids)[0]
+        return readings
+
+    def test_back_lets_what_is_decided_later_count(self, keeping: Keeping, folding: Folding) -> None:
+        assert self.folded(keeping) == 96
+        keeping.clock.set_by(hours=-5)
+        keeping.send([(ms("2026-10-26T00:07:30"), 70.0)])
+        keeping.clock.now += WAIT
+        folding.tick()
+        assert self.folded(keeping) == 95
+        keeping.clock.now += timedelta(days=8)
+        keeping.fold_and_delete()
+        assert keeping.store.folded.count(keeping.ids) == (127, 0)
+
+    def test_back_lets_what_another_process_decides_later_count(self, keeping: Keeping, folding: Folding) -> None:
+        keeping.clock.set_by(hours=-5)
+        keeping.send([(ms("2026-10-26T00:07:30"), 70.0)])
+        another = keeping.folding()
+        another.lead(True)
+        another.tick()
+        keeping.clock.now += WAIT
+        another.tick()
+        assert self.folded(keeping) == 95
+
+    def test_years_ahead_folds_nothing_more_while_nobody_knows_whether_it_is_right(
+        self, keeping: Keeping, folding: Folding
+    ) -> None:
+        border = keeping.metrics[0].folded_until
+        keeping.clock.set_by(days=3 * 365)
+        for _ in range(5):
+            folding.tick()
+            keeping.clock.now += timedelta(hours=1)
+        keeping.services.folding(elapsed=keeping.clock.elapsed).tick()
+        assert (keeping.metrics[0].folded_until, self.folded(keeping)) == (border, 96)
+        keeping.clock.set_by(days=-3 * 365)
+        keeping.clock.now += timedelta(days=1)
+        folding.tick()
+        keeping.clock.now += WAIT
+        folding.tick()
+        assert self.folded(keeping) == 126
+
+    def test_is_believed_once_it_was_watched_for_hours(self, keeping: Keeping, folding: Folding) -> None:
+        """As a server that was switched off for weeks has to go on."""
+        keeping.clock.set_by(days=20)
+        folding.tick()
+        keeping.clock.now += WATCHED
+        folding.tick()
+        keeping.clock.now += WAIT
+        folding.tick()
+        assert self.folded(keeping) == 126
+
+    def test_back_folds_only_what_is_due_by_then(self, services: Kilowatch, clock: Clock) -> None:
+        """Though the border was moved by a wrong clock."""
+        clock.now = SENT
+        keeping = Keeping.of(services, clock)
+        keeping.send(minutes("2026-10-26T00:00", 60))
+        folding = services.folding(elapsed=clock.elapsed)
+        clock.set_by(days=365)
+        folding.tick()
+        clock.set_by(days=-365)
+        clock.now += timedelta(days=6)
+        for _ in range(3):
+            folding.tick()
+            clock.now += WAIT
+        assert self.folded(keeping) == 0
+
+    def test_does_not_matter_where_days_are_first_kept_for_a_while(self, services: Kilowatch, clock: Clock) -> None:
+        """All years of before are folded at once, by a process that has just begun."""
+        clock.now = SENT
+        keeping = Keeping.of(services, clock)
+        keeping.send(minutes("2020-01-01T00:00", 60, step_s=86_400 * 30))
+        clock.now = SENT + timedelta(days=8)
+        folding = services.folding(elapsed=clock.elapsed)
+        folding.tick()
+        clock.now += WAIT
+        folding.tick()
+        assert self.folded(keeping) == 60
 
 
 class TestWindowsOverWhatIsFolded:
@@ -572,8 +826,11 @@ class TestDays:
         after = self.ask(long, 0, resolution="1d", aggregate="count", timezone="Asia/Kathmandu")
         assert (str(after[0]), after[1]) == (str(before[0]), before[1])
 
-    def test_have_what_comes_late_at_once(self, long: Keeping) -> None:
-        """And are made anew once it is folded."""
+    @pytest.mark.parametrize("goes_on", [False, True])
+    def test_have_what_comes_late_at_once(self, long: Keeping, goes_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And are made anew once it is folded, though time goes on between two steps."""
+        if goes_on:
+            monkeypatch.setattr(Clock, "__call__", _going_on)
         long.services.catalogue.delete_readings(OPERATOR, long.ids[0], window("2026-08-03T06:00Z", "2026-08-03T09:00Z"))
         long.fold_and_delete()
         before = sum(self.ask(long, 0, resolution="1d", aggregate="sum")[0][6:20])

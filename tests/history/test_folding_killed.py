@@ -77,10 +77,10 @@ def _fold(keeping: Any, moment: str, last: int) -> None:
     engine, left = keeping.store._engine, [last]
 
     def counted(call: Any) -> Any:
-        def do(*arguments: Any) -> Any:
+        def do(*arguments: Any, **named: Any) -> Any:
             if left[0] == 0 and moment == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
-            done = call(*arguments)
+            done = call(*arguments, **named)
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
@@ -88,7 +88,8 @@ def _fold(keeping: Any, moment: str, last: int) -> None:
 
         return do
 
-    engine.insert_apart, engine.command = counted(engine.insert_apart), counted(engine.command)
+    for write in ("insert_apart", "command", "remove"):
+        setattr(engine, write, counted(getattr(engine, write)))
     keeping.fold_and_delete()
 
 

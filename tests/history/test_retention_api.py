@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kilowatch.config import Settings
-from kilowatch.history.folding import WAIT
+from kilowatch.history.folding import WAIT, WATCHED
 from tests.conftest import Clock, World
 
 SENT = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -25,8 +25,9 @@ def settings(settings: Settings) -> Settings:
 
 
 def fold(world: World) -> None:
-    """Until all is folded and deleted that is due."""
-    folding = world.services.folding()
+    """Until all is folded and deleted that is due, by a process that has watched the clock for long enough."""
+    folding = world.services.folding(elapsed=world.clock.elapsed)
+    world.clock.now += WATCHED
     for _ in range(3):
         folding.tick()
         world.clock.now += WAIT

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import numpy as np
 import pytest
 
 from kilowatch.errors import Invalid
-from kilowatch.history.appender import Appender, Overloaded
+from kilowatch.history.appender import STORED_WITHIN_S, Appender, Overloaded, TookTooLong
+from kilowatch.history.folding import WAIT
 from kilowatch.history.model import Rows
 from kilowatch.history.store import HistoryStore
 from kilowatch.history.turns import OwnTurns, Turn
 from kilowatch.kit.timespan import Window, from_ms
 from tests.conftest import START, Clock, _unique
 from tests.history.conftest import Recorder, batch_of, ms
+from tests.processes import wait_until
 
 
 @pytest.fixture
@@ -181,6 +185,37 @@ class TestGroupCommit:
         appender.close()
         assert all(future.done() for future in done)
         assert sum(rows_written) == 8
+
+    def test_what_was_checked_too_long_ago_is_refused_and_the_rest_is_stored(self) -> None:
+        """Else it could come into a quarter of an hour that was folded since."""
+        rows_written: list[int] = []
+        appender = Appender(lambda rows, _turn: rows_written.append(len(rows)), OwnTurns(0), clock=lambda: START)
+        now = time.monotonic()
+        batches = [
+            replace(batch_of((metric_id, [(1, 1.0), (2, 2.0)])), checked_at=checked_at)
+            for metric_id, checked_at in ((1, None), (2, now), (3, now - STORED_WITHIN_S))
+        ]
+        *others, late = [appender.submit(batch) for batch in batches]
+        with pytest.raises(TookTooLong, match="send them again"):
+            late.result(10)
+        assert [other.result(10) > 0 for other in others] == [True, True]
+        appender.close()
+        assert sum(rows_written) == 4
+
+    def test_what_took_too_long_to_be_stored_is_not_accepted(self) -> None:
+        checked_at = time.monotonic() - STORED_WITHIN_S + 0.2
+
+        def insert(_rows: Rows, _turn: Turn) -> None:
+            wait_until(lambda: time.monotonic() - checked_at > STORED_WITHIN_S, "its time is over")
+
+        appender = Appender(insert, OwnTurns(0), clock=lambda: START)
+        late = appender.submit(replace(batch_of((1, [(1, 1.0)])), checked_at=checked_at))
+        with pytest.raises(TookTooLong):
+            late.result(10)
+        appender.close()
+
+    def test_is_given_up_before_folding_goes_on(self) -> None:
+        assert timedelta(seconds=2 * STORED_WITHIN_S) <= WAIT
 
     def test_goes_on_though_what_it_does_in_between_fails(self) -> None:
         """Else the next writers would wait for ever."""

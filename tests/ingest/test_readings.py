@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from kilowatch.config import Settings
+from kilowatch.history import appender
 from kilowatch.ingest.model import MAX_REPORTED, RowCode
 from kilowatch.ingest.routes import is_small
 from tests.conftest import START, Clock, Person, World, open_world
@@ -625,6 +626,26 @@ class TestRights:
         metric = world.metric()
         assert codes(send_rows(world.newcomer, row(metric))) == [(0, "unknown_metric")]
         assert stored(world, metric) == []
+
+
+class TestThatTakesLong:
+    @pytest.mark.parametrize("path", ["/readings", "lines"])
+    def test_is_refused_for_now_as_its_quarter_of_an_hour_may_be_folded_meanwhile(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        metric = world.metric()
+        body = json.dumps({"readings": [row(metric)]})
+        monkeypatch.setattr(appender, "STORED_WITHIN_S", 0)
+        if path == "lines":
+            name = world.admin.get(f"/metrics/{metric}/latest").json()
+            line = f"m,site={name['site']},device={name['device']} {name['metric']}=1 1767607200000000000"
+            answer = world.technician.http.post("http://testserver/api/v2/write", content=line)
+        else:
+            answer = post(world.technician, body)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+        assert stored(world, metric) == []
+        monkeypatch.undo()
+        assert send(world.technician, body)["accepted"] == 1
 
 
 class TestAgain:

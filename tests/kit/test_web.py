@@ -1,13 +1,21 @@
 """Whatever a request brings, the answer is a clear problem document and never a 500."""
 
+import cProfile
 import json
+from inspect import iscoroutinefunction
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
-from starlette.types import Message
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
+from kilowatch.app import _routes, create_app
+from kilowatch.config import Settings
+from kilowatch.kit.web import BodyLimit
 from tests.conftest import World
 
 SITE = "/api/v1/sites"
@@ -205,3 +213,80 @@ class TestClientThatGoesAway:
         anyio.run(app, scope, receive, send)
         assert statuses == [499]
         assert "unforeseen" not in "".join(capfd.readouterr())
+
+
+class TestLargeBodies:
+    """Those over 1 MiB, or of no declared length: 8 at once, 4 of a client."""
+
+    CHUNKED = (b"transfer-encoding", b"chunked")
+    DECLARED = (b"content-length", b"2000000")
+    SMALL = (b"content-length", b"1000000")
+
+    def _taken(self, clients: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[list[str], list[str]]:
+        """Whose bodies are asked for while none of them ends; and whose are in the end."""
+        began: list[str] = []
+        held: list[str] = []
+        may_end = anyio.Event()
+
+        async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+            if dict(scope["headers"]).get(b"content-length"):  # of the others the limit itself has read the body
+                await receive()
+
+        async def ask(limit: BodyLimit, client: str, header: tuple[bytes, bytes]) -> None:
+            async def receive() -> Message:
+                began.append(client)
+                await may_end.wait()
+                return {"type": "http.request", "body": b"x", "more_body": False}
+
+            async def send(_message: Message) -> None:
+                pass
+
+            await limit({"type": "http", "headers": [header], "client": (client, 1)}, receive, send)
+
+        async def all_at_once() -> None:
+            limit = BodyLimit(app, max_bytes=10_000_000)
+            async with anyio.create_task_group() as group:
+                for client, header in clients:
+                    group.start_soon(ask, limit, client, header)
+                await anyio.wait_all_tasks_blocked()
+                held.extend(began)
+                may_end.set()
+
+        anyio.run(all_at_once)
+        return held, began
+
+    @pytest.mark.parametrize("header", [CHUNKED, DECLARED])
+    def test_of_one_client_wait_while_those_of_others_are_read(self, header: tuple[bytes, bytes]) -> None:
+        held, read = self._taken([("a", header)] * 6 + [("b", header)] * 2)
+        assert sorted(held) == ["a"] * 4 + ["b"] * 2
+        assert sorted(read) == ["a"] * 6 + ["b"] * 2
+
+    def test_are_a_few_at_once_whoever_sends_them(self) -> None:
+        held, read = self._taken([(str(number % 5), self.DECLARED) for number in range(15)])
+        assert len(held) == 8
+        assert len(read) == 15
+
+    def test_keep_no_small_one_waiting(self) -> None:
+        held, _ = self._taken([(str(number), self.CHUNKED) for number in range(10)] + [("0", self.SMALL)] * 3)
+        assert len(held) == 8 + 3
+
+
+class TestRoutes:
+    def test_are_prepared_before_the_first_request(self, settings: Settings) -> None:
+        """By how many functions are called to find that no route has an address: the first time, and the next."""
+        _routes.cache_clear()  # other tests' applications have them too
+        app = create_app(settings)
+        first, second = (self._calls(app) for _ in range(2))
+        assert first < 2 * second
+
+    def _calls(self, app: FastAPI) -> int:
+        scope = {"type": "http", "method": "GET", "path": "/nowhere", "root_path": "", "headers": []}
+        with cProfile.Profile() as profile:
+            assert all(route.matches(scope)[0] is Match.NONE for route in app.routes)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    def test_have_no_endpoint_whose_wait_for_a_thread_is_not_told(self, settings: Settings) -> None:
+        contexts = iter_route_contexts(create_app(settings).routes)
+        endpoints = [context.endpoint for context in contexts if context.endpoint is not None]
+        assert len(endpoints) > 100
+        assert [endpoint for endpoint in endpoints if not iscoroutinefunction(endpoint)] == []

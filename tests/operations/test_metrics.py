@@ -404,6 +404,39 @@ class TestSeveralProcesses:
         assert read(one, "kilowatch_streams_open") == {(): 5}
 
 
+class TestPlaceOfSeveralProcesses:
+    def test_is_the_services_own_and_gone_with_it(
+        self, metrics_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/run/another")
+        with metrics.serving_several(metrics_settings) as counts:
+            (directory,) = tmp_path.iterdir()
+            assert counts.environment == {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
+        assert list(tmp_path.iterdir()) == []
+
+    def test_is_freed_of_what_a_killed_one_left_and_of_nothing_else(
+        self, metrics_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+        left = tmp_path / "kilowatch-metrics-left"
+        left.mkdir()
+        (left / "counter_1.db").write_bytes(b"x")
+        (tmp_path / "another").mkdir()
+        with metrics.serving_several(metrics_settings) as first:
+            assert not left.exists()
+            other = metrics_settings.model_copy(update={"metrics_port": free_port()})
+            with metrics.serving_several(other):
+                assert Path(first.environment["PROMETHEUS_MULTIPROC_DIR"]).is_dir(), "its process lives"
+        assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+    def test_that_can_not_be_written_is_refused_by_name(
+        self, metrics_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "none"))
+        with pytest.raises(Invalid, match="RUNTIME_DIRECTORY"), metrics.serving_several(metrics_settings):
+            pass
+
+
 class TestServerProcess:
     def test_serves_what_it_counts_beside_the_api(self, tmp_path: Path) -> None:
         create_admin(tmp_path / "var")

@@ -114,6 +114,9 @@ class TestSlowRequest:
 
     def test_is_told_with_the_parts_of_its_time(self, world: World, log: Lines) -> None:
         metric = world.metric()
+        world.admin.get("/me/api-keys")  # a `def` endpoint
+        (listing,) = [line for line in requests(log, "slow request") if line["path"] == "/api/v1/me/api-keys"]
+        assert 0 < listing["waiting_ms"] < listing["ms"]
         log.clear()
         change = Change()
         world.send(metric, (NINE, 1), (TEN, 2))

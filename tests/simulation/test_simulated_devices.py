@@ -1,10 +1,8 @@
 """Simulated devices as a user meets them: latest values and history through the API, whatever is asked first."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import count
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -18,7 +16,7 @@ from kilowatch.facility.service import placed_metric
 from kilowatch.kit.timespan import Window
 from kilowatch.simulation.course import BLOCK_MS
 from kilowatch.simulation.service import Simulation
-from tests.conftest import SECRET_KEY, START, Clock, World, _unique, drop_history, open_world
+from tests.conftest import START, Clock, World, _unique, open_world
 from tests.processes import wait_until
 
 FIRST_DAY = "2025-12-01"
@@ -298,34 +296,6 @@ class TestHistory:
             format="csv",
         )
         assert len(answer.text.splitlines()) == 1441
-
-
-@pytest.fixture
-def others(
-    sqlite_template: Path, history_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], World]]:
-    """Further worlds, each with stores of its own and the ids of a new one."""
-    import shutil
-
-    with ExitStack() as stack:
-
-        @contextmanager
-        def another() -> Iterator[World]:
-            directory, name = tmp_path_factory.mktemp("other"), _unique("other")
-            shutil.copy(sqlite_template, directory / "kilowatch.sqlite")
-            url = f"chdb://{history_directory}?database={name}"
-            settings = Settings(
-                data_dir=directory,
-                history_url=url,
-                history_sync=False,
-                secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
-                log_level="error",
-            )
-            with open_world(settings, Clock()) as world:
-                yield world
-            drop_history(url)
-
-        yield lambda: stack.enter_context(another())
 
 
 class TestWhatChanges:

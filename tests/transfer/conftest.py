@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ NewUrl = Callable[[str], str]
 
 @pytest.fixture
 def new_history_url(request: pytest.FixtureRequest) -> Iterator[NewUrl]:
-    """URLs of histories that are not there yet, `embedded` or on a `server`."""
+    """URLs of histories that are not there yet, `embedded`, on a `server` or on a `cluster`."""
     made = []
 
     def new(kind: str) -> str:
@@ -33,7 +34,7 @@ def new_history_url(request: pytest.FixtureRequest) -> Iterator[NewUrl]:
             url = f"chdb://{directory}?database={name}"
         else:
             server: ClickHouse = request.getfixturevalue("clickhouse")
-            url = f"{server.url}/{name}"
+            url = f"{server.url}/{name}{'?cluster=fleet' if kind == 'cluster' else ''}"
         made.append(url)
         return url
 
@@ -84,13 +85,14 @@ def put(contents: Contents, *blocks: Block) -> None:
         contents.put(table, block)
 
 
-def rows(contents: Contents, table_name: str = "readings") -> list[tuple[float, ...]]:
-    """All that a table has, by its key, bit for bit."""
+def rows(contents: Contents, table_name: str = "readings") -> list[tuple[Any, ...]]:
+    """All that a table has, by its key, bit for bit; NaN, which is not even the same as itself, as a text."""
     (table,) = (table for table in contents.tables() if table.name == table_name)
-    found: list[tuple[float, ...]] = []
+    found: list[tuple[Any, ...]] = []
     for month in contents.counts(table):
         for block in contents.blocks(table, month):
-            found += zip(*(column.tolist() for column in block.values()), strict=True)
+            columns = (["NaN" if value != value else value for value in column.tolist()] for column in block.values())  # noqa: PLR0124
+            found += zip(*columns, strict=True)
     return found
 
 

@@ -1,5 +1,6 @@
 """Both stores destroyed and restored; backups made while things change; and what is refused."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -18,17 +19,25 @@ from typing import Any
 import pytest
 
 from kilowatch import migrations
+from kilowatch.app import Kilowatch
+from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Invalid, Unavailable
 from kilowatch.history.copying import Contents
+from kilowatch.history.engine import HistoryUnavailable
+from kilowatch.history.folding import WAIT
 from kilowatch.history.model import Place
 from kilowatch.kit.db import Database
+from kilowatch.kit.timespan import Window
+from kilowatch.transfer import backups as making
 from kilowatch.transfer.backups import Stores, overlaps, write_backup
 from kilowatch.transfer.control import SOCKET, Control, ask_for_backup
 from kilowatch.transfer.manifest import Manifest
 from kilowatch.transfer.places import Directory, chosen, place_at
 from kilowatch.transfer.restores import Restored, open_backup, restore
 from tests.conftest import SECRET_KEY, Clock, World, drop_history, open_world
+from tests.history.conftest import ms
+from tests.history.test_folding import Keeping, minutes, window
 from tests.postgres import PostgresServer
 from tests.processes import PROGRAM, Server, environment, kilowatch, wait_until
 from tests.transfer.conftest import NewUrl
@@ -43,20 +52,20 @@ NewStores = Callable[[str], Settings]
 
 @pytest.fixture
 def new_stores(request: pytest.FixtureRequest, tmp_path: Path, new_history_url: NewUrl) -> Iterator[NewStores]:
-    """Settings of stores that are empty: `embedded` ones, or on `servers`."""
+    """Settings of stores that are empty: `embedded`, on `servers`, or on those with a `cluster` of ClickHouse."""
     made = []
 
     def new(kind: str) -> Settings:
         name = f"stores_{os.getpid()}_{next(_numbers)}"
         url = f"sqlite:///{tmp_path / name}.sqlite"
-        if kind == "servers":
+        if kind != "embedded":
             postgres: PostgresServer = request.getfixturevalue("postgres")
             url = postgres.create_database(name)
             made.append(name)
         return Settings(
             data_dir=tmp_path / name,
             database_url=url,
-            history_url=new_history_url("embedded" if kind == "embedded" else "server"),
+            history_url=new_history_url({"servers": "server"}.get(kind, kind)),
             history_sync=False,
             history_threads=2,
             secret_key=SECRET_KEY,  # type: ignore[arg-type]  # pydantic makes it a SecretStr
@@ -141,7 +150,13 @@ def arrived(world: World, after: Place) -> list[Any]:
 class TestRestore:
     @pytest.mark.parametrize(
         ("kind", "other"),
-        [("embedded", "embedded"), ("servers", "servers"), ("embedded", "servers"), ("servers", "embedded")],
+        [
+            ("embedded", "embedded"),
+            ("servers", "servers"),
+            ("embedded", "servers"),
+            ("servers", "embedded"),
+            ("embedded", "cluster"),
+        ],
     )
     def test_after_everything_was_destroyed_nothing_is_missing(
         self,
@@ -332,6 +347,165 @@ class TestWhileThingsChange:
     def test_spans_overlap_where_both_have_them(self, some: Any, others: Any, both: Any) -> None:
         assert overlaps(some, others) == both
         assert overlaps(others, some) == both
+
+
+def digest(answer: Any) -> str:
+    return hashlib.sha256(repr(answer).encode()).hexdigest()[:12]
+
+
+class TestWhileReadingsAreFolded:
+    """Folding, and deletions by users, go on while a backup is made. What is restored answers as the original did, or
+    does once a deletion is done; and goes on to, when it is folded itself.
+
+    September is folded when the backup begins, and not deleted yet; October is raw.
+    """
+
+    MOMENTS = ("readings 2026-09", "readings 2026-11", "quarters 2026-09", "days 2026-09")
+    """After which part of the backup something happens."""
+
+    WHOLE = window("2026-09-01T00:00", "2026-12-01T00:00")
+
+    @pytest.fixture
+    def keeping(self, new_stores: NewStores, clock: Clock) -> Iterator[Keeping]:
+        clock.now = datetime(2026, 9, 20, tzinfo=UTC)
+        with Kilowatch(new_stores("embedded"), clock=clock) as services:
+            keeping = Keeping.of(services, clock)
+            keeping.send(minutes("2026-09-18T22:00", 400, step_s=300), minutes("2026-09-18T21:00", 300, step_s=300))
+            clock.advance(days=15)
+            keeping.fold()
+            clock.now = datetime(2026, 11, 1, tzinfo=UTC)
+            keeping.send(minutes("2026-10-20T22:00", 400), minutes("2026-11-01T00:00", 5))
+            clock.advance(days=9)
+            keeping.send(minutes("2026-11-09T00:00", 50))
+            yield keeping
+
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["folded", "folded and deleted"])
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_no_answer_changes(
+        self, keeping: Keeping, backups: Backups, new_stores: NewStores, moment: str, is_deleted: bool
+    ) -> None:
+        before = self.answers(keeping)
+        fold = keeping.fold_and_delete if is_deleted else keeping.fold
+        self.make(backups, keeping, {moment: fold})
+        assert self.answers(keeping) == before
+        self.check(backups, new_stores("embedded"), keeping, before)
+
+    @pytest.mark.parametrize("moment", ["readings 2026-09", "readings 2026-10"])
+    def test_no_answer_changes_where_some_readings_of_a_month_are_deleted_before_they_are_read(
+        self, keeping: Keeping, backups: Backups, new_stores: NewStores, moment: str
+    ) -> None:
+        """A month is read in several blocks."""
+        before = self.answers(keeping)
+        folding = keeping.fold()
+
+        def delete() -> None:
+            keeping.clock.now += WAIT
+            folding.tick()
+
+        self.make(backups, keeping, {moment: delete}, rows=100)
+        self.check(backups, new_stores("embedded"), keeping, before)
+
+    @pytest.mark.parametrize("moment", ["readings 2026-11", "quarters 2026-09"])
+    def test_a_quarter_that_is_taken_back_is_as_it_was_or_as_it_is_then(
+        self, keeping: Keeping, backups: Backups, new_stores: NewStores, moment: str
+    ) -> None:
+        before = self.answers(keeping)
+        keeping.send([(ms("2026-09-19T03:02"), 50.0)])  # that was checked before the quarter was folded
+        assert self.answers(keeping) == before
+        self.make(backups, keeping, {moment: keeping.fold})
+        after = self.answers(keeping)
+        assert after != before
+        self.check(backups, new_stores("embedded"), keeping, {"quarters 2026-09": before}.get(moment, after), after)
+
+    @pytest.mark.parametrize("moment", ["at first", *MOMENTS[:3]])
+    @pytest.mark.parametrize(
+        "gone",
+        [window("2026-09-19T00:00", "2026-09-20T00:00"), window("2026-10-20T23:00", "2026-10-21T01:00")],
+        ids=["folded", "raw"],
+    )
+    def test_what_a_user_deletes_does_not_come_back_and_what_is_sent_again_stays(
+        self, keeping: Keeping, backups: Backups, new_stores: NewStores, moment: str, gone: Window
+    ) -> None:
+        """`at first` is when the backup has begun, and not decided yet up to when it has readings."""
+
+        def delete() -> None:
+            keeping.services.catalogue.delete_readings(OPERATOR, keeping.ids[0], gone)
+            if moment == "at first":
+                keeping.clock.advance(seconds=1)
+                keeping.send([(gone.start_ms + 60_000, 77.0)])
+            keeping.services.catalogue.change_metric(OPERATOR, keeping.ids[0], {"key": "renamed"})
+
+        self.make(backups, keeping, {moment: delete})
+        after = self.answers(keeping)
+        self.check(backups, new_stores("embedded"), keeping, after)
+
+    @pytest.mark.parametrize("moment", MOMENTS[:2])
+    def test_a_deletion_that_began_long_before_and_ends_meanwhile_is_one(
+        self,
+        keeping: Keeping,
+        backups: Backups,
+        new_stores: NewStores,
+        moment: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def stops(*_arguments: object, **_more: object) -> None:
+            raise HistoryUnavailable
+
+        with monkeypatch.context() as patch, pytest.raises(HistoryUnavailable):
+            patch.setattr(keeping.store, "erase_window", stops)
+            gone = window("2026-10-20T23:00", "2026-10-21T01:00")
+            keeping.services.catalogue.delete_readings(OPERATOR, keeping.ids[0], gone)
+        keeping.clock.advance(hours=5)
+        self.make(backups, keeping, {moment: keeping.services.catalogue.finish_erasures})
+        self.check(backups, new_stores("embedded"), keeping, self.answers(keeping))
+
+    def answers(self, keeping: Keeping) -> list[Any]:
+        """Each as a digest, to be quick."""
+        keeping.forget()
+        power, energy = keeping.metrics
+        questions = (
+            (power, {"resolution": "1h", "aggregate": "energy"}),
+            (power, {"resolution": "1d", "aggregate": "mean"}),
+            (power, {"resolution": "15m", "aggregate": "count"}),
+            (energy, {"resolution": "1h", "aggregate": "delta"}),
+            (energy, {"resolution": "1d", "aggregate": "last"}),
+        )
+        return [digest(keeping.ask(metric, self.WHOLE, **question)) for metric, question in questions]
+
+    @staticmethod
+    def make(backups: Backups, keeping: Keeping, deeds: dict[str, Callable[[], object]], *, rows: int = 50_000) -> None:
+        left = dict(deeds)
+
+        def do(moment: str) -> None:
+            if moment in left:
+                left.pop(moment)()
+
+        def now() -> datetime:
+            do("at first")
+            return keeping.clock.now
+
+        stores = Stores(keeping.services.database, keeping.store.contents(), now)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(making, "_BLOCK", rows)
+            write_backup(stores, backups, tell=lambda what, _rows: do(what))
+        backups.place.finish(NAME)
+        assert not left, "the backup has no such part"
+
+    def check(
+        self,
+        backups: Backups,
+        settings: Settings,
+        keeping: Keeping,
+        wanted: list[Any],
+        once_folded: list[Any] | None = None,
+    ) -> None:
+        """What was restored answers so, also once it was folded itself."""
+        backups.restore(settings)
+        with Kilowatch(settings, clock=keeping.clock) as services:
+            restored = Keeping(services, keeping.clock, keeping.site_id, keeping.ids)
+            assert self.answers(restored) == wanted
+            restored.fold_and_delete()
+            assert self.answers(restored) == (once_folded or wanted)
 
 
 class TestRefused:

@@ -1,15 +1,20 @@
 """One history into another: all of it, once, whatever cuts it off; and nothing there is lost."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilowatch.app import Kilowatch
+from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history.copying import Contents, Kept, Sum, Table, added
 from kilowatch.history.model import Place
@@ -17,10 +22,13 @@ from kilowatch.history.store import HistoryStore
 from kilowatch.transfer.histories import copy, plan_copy
 from tests.clickhouse import ClickHouse
 from tests.conftest import Clock
+from tests.history.test_folding import SENT, Keeping, minutes, window
+from tests.postgres import PostgresServer
 from tests.processes import PROGRAM, environment, kilowatch, wait_until
 from tests.transfer.conftest import DAY, JANUARY_2025, NewHistory, NewUrl, put, readings, rows
 
-WAYS = [("embedded", "embedded"), ("embedded", "server"), ("server", "embedded"), ("server", "server")]
+KINDS = ("embedded", "server", "cluster")
+WAYS = [(one, other) for one in KINDS for other in KINDS if "cluster" not in (one, other) or one == "embedded"]
 
 
 class CutOff(Exception):
@@ -161,6 +169,112 @@ class TestCopy:
             assert {202501: total} == source.months(table)
 
 
+class TestCopyAgain:
+    """A history that was copied while it was in use is copied again, once something of it was folded or deleted."""
+
+    @pytest.fixture
+    def keeping(self, services: Kilowatch, clock: Clock) -> Keeping:
+        clock.now = SENT
+        keeping = Keeping.of(services, clock)
+        keeping.send(minutes("2026-10-24T22:00", 300), minutes("2026-10-24T21:00", 500))
+        clock.advance(days=9)
+        keeping.send(minutes("2026-11-05T00:00", 100))
+        return keeping
+
+    @pytest.fixture
+    def target(self, request: pytest.FixtureRequest, new_history: NewHistory) -> Contents:
+        return new_history(getattr(request, "param", "embedded"))
+
+    @pytest.mark.parametrize("target", KINDS, indirect=True)
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["folded", "folded and deleted"])
+    def test_after_readings_were_folded(self, keeping: Keeping, target: Contents, is_deleted: bool) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        if is_deleted:
+            keeping.fold_and_delete()
+        else:
+            keeping.fold()
+        assert keeping.raw_rows() == (100 if is_deleted else 900)
+        compared = copy(source, target, plan_copy(source, target))
+        assert {one.table for one in compared if one.is_same} == {"readings", "quarters", "days"}
+        assert all(one.is_same for one in compared)
+        for table in ("readings", "quarters", "days"):
+            assert rows(target, table) == rows(source, table)
+        assert plan_copy(source, target).rows == 0
+
+    def test_after_half_of_what_was_folded_is_deleted(self, keeping: Keeping, target: Contents) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold()
+        half = window("2026-10-24T21:00", "2026-10-25T01:00")
+        keeping.store.folded.delete_raw(keeping.ids, half, made_until=2**42)
+        assert 100 < keeping.raw_rows() < 900
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target)))
+        assert rows(target) == rows(source)
+
+    def test_that_is_cut_off_goes_on(self, keeping: Keeping, target: Contents) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold_and_delete()
+
+        def cut(_what: str, _rows: int) -> None:
+            raise CutOff
+
+        with pytest.raises(CutOff):
+            copy(source, target, plan_copy(source, target), tell=cut)
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target)))
+        assert rows(target, "quarters") == rows(source, "quarters")
+
+    def test_a_reading_that_came_after_its_quarter_was_folded_is_not_given_up(
+        self, keeping: Keeping, target: Contents
+    ) -> None:
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        keeping.fold_and_delete()
+        late = readings(keeping.ids[0], begin=minutes("2026-10-24T22:00", 1)[0][0], days=1, received_after=2**41)
+        put(target, late)
+        with pytest.raises(Invalid, match="TO has readings of 2026-10 that FROM does not have"):
+            plan_copy(source, target)
+
+    @pytest.mark.parametrize("is_folded", [False, True], ids=["raw", "folded"])
+    def test_after_readings_were_deleted_is_refused_unless_they_are_to_be_deleted_there_too(
+        self, keeping: Keeping, target: Contents, is_folded: bool
+    ) -> None:
+        if is_folded:
+            keeping.fold_and_delete()
+        source = keeping.store.contents()
+        copy(source, target, plan_copy(source, target))
+        before = {table: rows(target, table) for table in ("readings", "quarters")}
+        gone = window("2026-10-24T23:00", "2026-11-06T00:00")
+        keeping.services.catalogue.delete_readings(OPERATOR, keeping.ids[0], gone)
+        with pytest.raises(Invalid, match=r"that FROM does not have.*--delete"):
+            plan_copy(source, target)
+        assert {table: rows(target, table) for table in ("readings", "quarters")} == before
+        assert all(one.is_same for one in copy(source, target, plan_copy(source, target, delete=True)))
+        for table in ("readings", "quarters", "days"):
+            assert rows(target, table) == rows(source, table)
+        assert _latest(target, keeping.ids[0]) == minutes("2026-10-24T22:59", 1)[0][0]
+
+    def test_a_store_over_the_copy_answers_as_the_original(
+        self, keeping: Keeping, target: Contents, new_history_url: NewUrl, clock: Clock
+    ) -> None:
+        url = new_history_url("embedded")
+        with closing(Contents.open(url, sync=False, migrate=True)) as other:
+            source = keeping.store.contents()
+            copy(source, other, plan_copy(source, other))
+            keeping.fold_and_delete()
+            copy(source, other, plan_copy(source, other))
+        with closing(HistoryStore(url, connections=2, sync=False, clock=clock)) as store:
+            assert store.count(keeping.ids) == keeping.store.count(keeping.ids) == 900
+            ids = np.array(keeping.ids, np.uint32)
+            assert store.latest(ids)["ts"].tolist() == keeping.store.latest(ids)["ts"].tolist()
+
+
+def _latest(contents: Contents, metric_id: int) -> int:
+    sql = "SELECT toUnixTimestamp64Milli(max(newest).1) FROM latest WHERE metric_id = {id:UInt32}"
+    return int(contents._engine.lines(sql, {"id": metric_id})[0][0])
+
+
 class TestChecksum:
     KINDS = ("UInt8", "UInt16", "UInt32", "UInt64", "Int8", "Int16", "Int32", "Int64", "Bool", "Float32", "Float64")
 
@@ -246,6 +360,59 @@ class TestCommand:
         assert "There is no history at" in refused(one, f"{clickhouse.url}/nothing")
         assert "FROM: The history's tables are not up to date" in refused(f"{clickhouse.url}/default", other)
         assert not (tmp_path / "other").exists()
+
+
+class TestPasswords:
+    """Of servers come in files: what stands on the command line can be seen by everybody on the machine."""
+
+    SECRET = "s3cret/of@two"
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "password"
+        file.write_text(self.SECRET + "\n")
+        return file
+
+    def test_is_taken_from_a_file(self, tmp_path: Path, file: Path, postgres: PostgresServer, sqlite_url: str) -> None:
+        name = f"passwords_{os.getpid()}"
+        url = postgres.create_database(name)
+        with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} SUPERUSER LOGIN PASSWORD '{self.SECRET}'")
+        try:
+            target = f"postgresql+psycopg://{name}@{url.partition('@')[2]}"
+            done = kilowatch("database", "copy", sqlite_url, target, "--to-password-file", str(file), data_dir=tmp_path)
+            assert (done.returncode, done.stderr) == (0, ""), done.stderr
+            assert "Both sides are the same" in done.stdout
+        finally:
+            postgres.drop_database(name)
+            with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(f"DROP ROLE {name}")
+
+    @pytest.mark.parametrize(
+        ("what", "url"),
+        [
+            ("database", "postgresql+psycopg://me:{}@127.0.0.1:1/none"),
+            ("history", "clickhouse://me:{}@127.0.0.1:1/none"),
+        ],
+    )
+    def test_of_a_command_line_is_warned_of_and_never_told(self, tmp_path: Path, what: str, url: str) -> None:
+        other = {"database": f"sqlite:///{tmp_path}/other.sqlite", "history": f"chdb://{tmp_path}/other"}[what]
+        done = kilowatch(what, "copy", url.format("s3cret"), other, data_dir=tmp_path, log_level="debug")
+        assert done.returncode == 1
+        assert "FROM has a password on the command line" in done.stderr
+        assert "--from-password-file" in done.stderr
+        assert "s3cret" not in done.stderr + done.stdout
+        done = kilowatch(what, "copy", url.format(self.SECRET), other, data_dir=tmp_path)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert "give it in a file (--from-password-file)" in done.stderr
+        assert not any(part in done.stderr for part in ("s3cret", "two"))
+
+    def test_that_can_not_be_had_is_told_by_its_option(self, tmp_path: Path, file: Path) -> None:
+        source, target = "clickhouse://me@127.0.0.1:1/none", f"chdb://{tmp_path}/other"
+        none = kilowatch("history", "copy", source, target, "--from-password-file", "none", data_dir=tmp_path)
+        assert "--from-password-file: none can't be read: No such file" in none.stderr
+        nobody = kilowatch("history", "copy", source, target, "--to-password-file", str(file), data_dir=tmp_path)
+        assert "--to-password-file needs a TO that names a user" in nobody.stderr
 
 
 def _kill_once_it_copies(data_dir: Path, source: str, target: str, count: Callable[[], int]) -> None:

@@ -26,6 +26,7 @@ from kilowatch.kit.web import (
     LIMIT_DEFAULT,
     NO_CONTENT,
     Cursor,
+    InThread,
     Lane,
     Limit,
     RecordId,
@@ -35,7 +36,7 @@ from kilowatch.kit.web import (
     once_from,
 )
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", route_class=InThread)
 
 
 async def who_asks(request: Request) -> Credential:

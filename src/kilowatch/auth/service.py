@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -123,8 +124,7 @@ class Gate:
         asked = (caller, question, about)
         known: tuple[Principal, T] | None = self._memory.find(stamp, asked)
         if known is None:
-            with self.reading(caller, scope=scope) as work:
-                known = (work.who, question(work.connection, work.who, about))
+            known = self._database.ask_anywhere(partial(self._answer, caller, question, about, scope))
             self._memory.keep(stamp, asked, known)
             metrics.LOOKUPS_IN_DATABASE.inc()
         else:
@@ -137,9 +137,20 @@ class Gate:
         require_scope(who, scope)
         return Seen(who, found, now, stamp)
 
+    def _answer(
+        self,
+        caller: Caller,
+        question: Callable[[Connection, Principal, H], T],
+        about: H,
+        scope: Scope,
+        connection: Connection,
+    ) -> tuple[Principal, T]:
+        work = self._work(connection, caller, scope)
+        return work.who, question(connection, work.who, about)
+
     @contextmanager
     def reading(self, caller: Caller, *, scope: Scope = "read") -> Iterator[Work]:
-        with self._database.read_anywhere() as connection:
+        with self._database.read() as connection:
             yield self._work(connection, caller, scope)
 
     @contextmanager

@@ -33,7 +33,7 @@ app.add_typer(databases, name="database")
 
 
 def main() -> None:
-    """The console script."""
+    """Carry out what the arguments say."""
     try:
         app()
     except KilowatchError as error:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
@@ -261,6 +261,7 @@ class _Export:
 
         stream = self.services.histories.stream_of_metrics(self.chosen.reader, metric_ids, self.query)
         counted = replace(stream, pieces=tally.counting(stream.pieces))
+        tally.raw_from |= stream.raw_from
         with self.form.around(file) as content:
             for part in formats.write(counted, self.form.media):
                 content.write(part)
@@ -269,7 +270,9 @@ class _Export:
     @contextmanager
     def _meter(self, metric_ids: Sequence[int]) -> Iterator["_Tally"]:
         with meter(self._rows_to_read(metric_ids)) as shown:
-            yield _Tally(shown, self.form.suffix[1:])
+            tally = _Tally(shown, self.form.suffix[1:])
+            yield tally
+        tally.tell_folded()
 
     def _rows_to_read(self, metric_ids: Sequence[int]) -> int | None:
         """About how many rows there will be; not known of buckets."""
@@ -286,6 +289,18 @@ class _Tally:
     shown: Meter
     what: str
     rows: int = 0
+    raw_from: dict[int, int] = field(default_factory=dict)
+    """Since when (ms) all readings are there, by metric, where some are folded."""
+
+    def tell_folded(self) -> None:
+        if self.raw_from:
+            from kilowatch.kit.timespan import from_ms
+
+            until = from_ms(max(self.raw_from.values()))
+            err.print(
+                f"Not all readings from before {until:%Y-%m-%dT%H:%M:%SZ} are raw any more: of quarters of an hour "
+                "that are folded the first and the last were written. A --resolution of 15m, 1h, … has all in it."
+            )
 
     def counting(self, pieces: Iterator["Series"]) -> Iterator["Series"]:
         for piece in pieces:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from kilowatch.cli.progress import meter
 from kilowatch.cli.terminal import err, out
-from kilowatch.config import Settings, load_settings, prepare_data_dir
+from kilowatch.config import Settings, load_settings, prepare_data_dir, with_password
 from kilowatch.errors import Conflict, Invalid, KilowatchError
 
 if TYPE_CHECKING:
@@ -27,16 +28,25 @@ if TYPE_CHECKING:
 histories = typer.Typer(help="The history as a whole.", no_args_is_help=True)
 databases = typer.Typer(help="The catalogue's database as a whole.", no_args_is_help=True)
 
-HistoryUrl = Annotated[str, typer.Argument(help="`chdb:///path` or `clickhouse://user:password@host:8123/database`.")]
-DatabaseUrl = Annotated[str, typer.Argument(help="`sqlite:///path` or `postgresql+psycopg://user:password@host/name`.")]
+FromPassword = Annotated[
+    Path | None, typer.Option("--from-password-file", help="File with the password of the user that FROM names.")
+]
+ToPassword = Annotated[
+    Path | None, typer.Option("--to-password-file", help="File with the password of the user that TO names.")
+]
 
 
 @histories.command("copy")
 def copy_history(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URL of a history, as in KILOWATCH_HISTORY_URL.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URL of an empty one, or of one that was begun.")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove from TO what FROM does not have, instead of refusing to go on.")
+    ] = False,
+    from_password_file: FromPassword = None,
+    to_password_file: ToPassword = None,
 ) -> None:
-    """Copy all readings. Run again it goes on where it was, and brings what came in meanwhile.
+    """Copy all readings. Run again it goes on where it was, and brings what came in, or was folded, meanwhile.
 
     Counts and checksums of both sides are compared month by month; the exit code is 1 if one differs.
     """
@@ -44,9 +54,10 @@ def copy_history(
 
     settings = load_settings()
     _quiet(settings)
+    source, target = _complete(source, "FROM", from_password_file), _complete(target, "TO", to_password_file)
     _refuse_two_directories(source, target)
     with _history(source, "FROM", settings) as here, _history(target, "TO", settings, migrate=True) as there:
-        plan = histories.plan_copy(here, there)
+        plan = histories.plan_copy(here, there, delete=delete)
         with _counting(plan.rows) as tell:
             compared = histories.copy(here, there, plan, tell=tell)
         later = here.received_until() > plan.until
@@ -54,8 +65,8 @@ def copy_history(
     different = [f"{one.table} {one.name}" for one in compared if not one.is_same]
     if different:
         raise Conflict(
-            f"FROM and TO differ in {', '.join(different)}. Was FROM changed meanwhile? Run it again, with no server "
-            "that writes to either."
+            f"FROM and TO differ in {', '.join(different)}. Were readings of FROM deleted or folded meanwhile? Run it "
+            "again; the last time with no server that writes to either."
         )
     out.print(f"{plan.rows:,} rows copied; both sides are the same.")
     if later:
@@ -66,6 +77,8 @@ def copy_history(
 def copy_database(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URL of a catalogue, as in KILOWATCH_DATABASE_URL.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URL of an empty database.")],
+    from_password_file: FromPassword = None,
+    to_password_file: ToPassword = None,
 ) -> None:
     """Copy the catalogue: sites, devices, users and all else but readings, between SQLite and PostgreSQL.
 
@@ -75,6 +88,7 @@ def copy_database(
 
     settings = load_settings()
     _quiet(settings)
+    source, target = _complete(source, "FROM", from_password_file), _complete(target, "TO", to_password_file)
     with (
         _database(source, "FROM", must_exist=True) as here,
         _database(target, "TO") as there,
@@ -203,6 +217,25 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 # ── stores ──
+
+
+def _complete(url: str, name: str, password_file: Path | None) -> str:
+    """The URL of an argument, with the password that is in the file, if one is given."""
+    option = f"--{name.lower()}-password-file"
+    if password_file is not None:
+        try:
+            return with_password(url, password_file, place=name, variable=option)
+        except ValueError as error:
+            raise Invalid(str(error)) from error
+    if password := re.search("://[^:/@]*:(.+)@", url.partition("?")[0]):
+        if re.search("[@/#]", password[1]):  # what is behind it would be taken for the host, and told as such
+            raise Invalid(f"{name} has a password with `@`, `/` or `#`; give it in a file ({option}).")
+        err.print(
+            f"{name} has a password on the command line, where everybody on this machine can see it (`ps`) and the "
+            f"shell keeps it; give it in a file ({option}).",
+            markup=False,
+        )
+    return url
 
 
 @contextlib.contextmanager

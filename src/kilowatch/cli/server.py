@@ -13,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from kilowatch.cli.terminal import err, opened, out
-from kilowatch.cli.workers import Lifeline, Workers, can_have_workers, end_with, listening, refuse_workers
+from kilowatch.cli.workers import (
+    Lifeline,
+    Workers,
+    can_have_workers,
+    end_with,
+    listening,
+    refuse_workers,
+    release_signals,
+)
 from kilowatch.config import Settings, load_settings
 from kilowatch.kit.logs import configure_logging
 
@@ -45,6 +53,7 @@ def serve(
 
     settings = load_settings()
     if workers is None or (workers == 1 and not can_have_workers(settings)):
+        release_signals()
         with metrics.serving(settings):
             _refuse_taken_port(host, port)
             with opened(settings) as services:

@@ -55,6 +55,11 @@ def _what_is_no_server(settings: Settings) -> list[str]:
     return wrong
 
 
+def release_signals() -> None:
+    """Let those come that waited while the program started: see `__main__`."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
+
+
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that children can accept from. Connections wait in it while no child is there."""
@@ -285,6 +290,7 @@ class Workers:
                 (signal.SIGHUP, self._replace),
             )
         }
+        release_signals()
         try:
             yield
         finally:

@@ -95,7 +95,8 @@ class ErasureRow(Base):
 class WindowErasureRow(Base):
     """Readings of a metric that are deleted here and still to be erased from the history, like an `ErasureRow`.
 
-    Times are ms since 1970. What was received after `received_until` came after the deletion, and stays.
+    Times are ms since 1970. What was received after `received_until` came after the deletion, and stays. Once it is
+    done the row stays for a while: a backup that began before may have the readings, and takes it as one to be done.
     """
 
     __tablename__ = "window_erasures"
@@ -105,6 +106,7 @@ class WindowErasureRow(Base):
     start: Mapped[int] = mapped_column(BigInteger)
     end: Mapped[int] = mapped_column(BigInteger)
     received_until: Mapped[int] = mapped_column(BigInteger)
+    done_at: Mapped[datetime | None] = mapped_column(Instant)
 
 
 class Site(msgspec.Struct, frozen=True):

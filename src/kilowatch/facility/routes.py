@@ -33,6 +33,7 @@ from kilowatch.kit.web import (
     CatalogueLane,
     Cursor,
     HistoryLane,
+    InThread,
     Limit,
     RecordId,
     SearchText,
@@ -42,7 +43,7 @@ from kilowatch.kit.web import (
     created,
 )
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", route_class=InThread)
 
 
 async def _catalogue(request: Request) -> Catalogue:

@@ -58,6 +58,8 @@ log = structlog.get_logger("kilowatch.facility")
 
 _EVERYTHING = AuditFilter()
 _STRAGGLERS = timedelta(minutes=10)
+_NOTED_FOR = timedelta(days=30)
+"""How long notes of deletions stay once these are done: longer than a backup may take."""
 _MOST_WORDS = 8
 _QUARTER_MS = 900_000
 _MEANING = ("quantity", "unit", "behaviour")
@@ -630,9 +632,11 @@ class Catalogue:
         """At start: erase readings of deleted metrics that a crash, or an engine that did not answer, left behind."""
         with self._database.read() as connection:
             pending = store.erasures(connection)
+            windows = store.window_erasures(connection)
         self._erase(pending)
-        with self._correcting, self._database.alone(FOLDING):
-            self._erase_windows()
+        if windows:  # else it waits for nobody
+            with self._correcting, self._database.alone(FOLDING):
+                self._erase_windows()
 
     def _erase(self, metrics: list[int]) -> None:
         """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""
@@ -647,14 +651,16 @@ class Catalogue:
                 store.forget_erasures(connection, before=long_ago)
 
     def _erase_windows(self) -> None:
-        """Erase readings whose deletion is noted, and forget the notes. Whoever calls it holds `_correcting`."""
+        """Erase readings whose deletion is noted, and note that it is done. Whoever calls it holds `_correcting`."""
         with self._database.read() as connection:
             pending = store.window_erasures(connection)
         for erasure in pending:
             window = Window(from_ms(erasure.start), from_ms(erasure.end))
             self._readings.erase_window(erasure.metric_id, window, received_until=erasure.received_until)
+            now = self._clock()
             with self._database.write() as connection:
-                store.forget_window_erasure(connection, erasure.id)
+                store.put_window_erasure_done(connection, erasure.id, now)
+                store.forget_window_erasures(connection, before=now - _NOTED_FOR)
 
     def _deleted(self, *, devices: int, metrics: list[int], entry: tuple[int, dict[str, Any]] | None = None) -> Deleted:
         """What went, with the readings' number put into the audit log's entry (its id and details).

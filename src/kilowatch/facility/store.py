@@ -482,11 +482,18 @@ def add_window_erasure(connection: Connection, metric_id: int, *, start: int, en
 
 
 def window_erasures(connection: Connection) -> list[WindowErasure]:
-    return fetch_all(connection, select(*_WINDOW_ERASURE).order_by(WindowErasureRow.id), WindowErasure)
+    """Those that are still to be done."""
+    statement = select(*_WINDOW_ERASURE).where(WindowErasureRow.done_at.is_(None)).order_by(WindowErasureRow.id)
+    return fetch_all(connection, statement, WindowErasure)
 
 
-def forget_window_erasure(connection: Connection, erasure_id: int) -> None:
-    connection.execute(delete(WindowErasureRow).where(WindowErasureRow.id == erasure_id))
+def put_window_erasure_done(connection: Connection, erasure_id: int, now: datetime) -> None:
+    connection.execute(update(WindowErasureRow).where(WindowErasureRow.id == erasure_id).values(done_at=now))
+
+
+def forget_window_erasures(connection: Connection, *, before: datetime) -> None:
+    """Those that were done before then."""
+    connection.execute(delete(WindowErasureRow).where(WindowErasureRow.done_at < before))
 
 
 def _with_role(connection: Connection, statement: Select[Any], into: type[T]) -> tuple[T, Role] | None:

@@ -27,6 +27,10 @@ MOST_WAITING = 4_000_000
 
 MOST_AT_ONCE = 1_000_000
 
+STORED_WITHIN_S = 300
+"""Of when they were checked, or else readings are refused: what a quarter of an hour that is folded by then had would
+be hidden, or theirs would be. Half of what folding waits for them (`folding.WAIT`), as clocks are not all alike."""
+
 _PAUSE_S, _LINGER_S = 0.003, 0.02
 """Where several write at once, an insert waits until nobody has come for `_PAUSE_S`, but no longer than `_LINGER_S`, so
 that more of them share what it costs. A writer alone waits for nobody."""
@@ -38,6 +42,11 @@ _TIME_BITS = 42
 class Overloaded(Unavailable):
     def __init__(self) -> None:
         super().__init__(said("More readings arrive than can be stored; send them again in a moment."), retry_after_s=1)
+
+
+class TookTooLong(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The readings took too long until they were stored; send them again.", retry_after_s=1)
 
 
 class _Stored(Future[int]):
@@ -119,6 +128,9 @@ class Appender:
         return len(self._waiting), self._waiting_rows
 
     def _write(self, group: list[tuple[Batch, _Stored]]) -> None:
+        group = _in_time(group)
+        if not group:
+            return
         began, readings = time.perf_counter(), sum(len(batch) for batch, _ in group)
         try:
             with (
@@ -133,7 +145,7 @@ class Appender:
                 done.set_exception(error)
         else:
             metrics.inserted(readings=readings, batches=len(group), seconds=time.perf_counter() - began)
-            for _, done in group:
+            for _, done in _in_time(group):  # those that are not may be stored: sent again, they are compared
                 done.set_result(turn.received_at)
 
     def _next_group(self) -> list[tuple[Batch, _Stored]] | None:
@@ -154,6 +166,18 @@ class Appender:
             self._waiting_rows -= size
             self._writers = count
             return group
+
+
+def _in_time(group: list[tuple[Batch, _Stored]]) -> list[tuple[Batch, _Stored]]:
+    """Those that were not checked too long ago; whoever waits for the others is told."""
+    now = time.monotonic()
+    kept = []
+    for batch, done in group:
+        if batch.checked_at is None or now - batch.checked_at < STORED_WITHIN_S:
+            kept.append((batch, done))
+        else:
+            done.set_exception(TookTooLong())
+    return kept
 
 
 def rows_of(batches: list[Batch], received_at: int) -> Rows:

@@ -16,8 +16,9 @@ _CREATED = re.compile(
     re.DOTALL,
 )
 _ALTERED = re.compile(r"\s*ALTER TABLE \w+")
+_OF_EACH_SERVER = re.compile(r"\s*(?:CREATE TABLE IF NOT EXISTS|DROP TABLE IF EXISTS) \w+")
 _SHARDED = re.compile(r"\b(readings|latest|quarters|days)\b")
-_OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations)\b")
+_OF_A_SERVER = re.compile(r"\bsystem\.(?:parts|mutations|one)\b")
 _SHARD = "metric_id"
 
 SETTINGS = {
@@ -27,6 +28,8 @@ SETTINGS = {
     "prefer_localhost_replica": 0,
     # Rows that come again replace themselves. What was deleted and comes again must not be taken for a repetition.
     "insert_deduplicate": 0,
+    # A server that is away gets what changes tables when it is back; nobody waits for that.
+    "distributed_ddl_task_timeout": 20,
     "distributed_product_mode": "local",  # a subquery asks for the same metrics, which lie in the same shard
     # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet
     # leaves them until the next time.
@@ -77,7 +80,10 @@ class Cluster:
         )
 
     def changing(self, statement: str) -> str:
-        """A statement that changes a table, for the tables that every server has. Others stay as they are."""
+        """A statement that changes a table, for the tables that every server has; one that makes or drops a table which
+        is not replicated, on every server. Others stay as they are."""
+        if _OF_EACH_SERVER.match(statement):
+            return _OF_EACH_SERVER.sub(lambda head: f"{head[0]} {self.everywhere}", statement, count=1)
         if not _ALTERED.match(statement):
             return statement
         local = _SHARDED.sub(r"\1_local", statement)

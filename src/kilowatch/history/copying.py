@@ -24,7 +24,6 @@ ALL = (1 << 63) // 2_000_000
 
 _RESTORING = "restore_under_way"
 _MIX = ((32, 0x9E3779B97F4A7C15), (29, 0xD6E8FEB86659FD93))
-_FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
 Block = dict[str, np.ndarray]
 """Columns of one length by their names; times in ms (or s, as the engine has them) since 1970."""
@@ -35,7 +34,7 @@ class Kept(NamedTuple):
 
     name: str
     time: str
-    """The metric and this time are a row's key; the table's partitions are its months."""
+    """The metric and this time are a row's key; rows are copied by its months."""
     version: str
     """The row with the highest is the one that counts."""
     received: str | None
@@ -62,7 +61,7 @@ NOTHING = Sum(0, 0)
 
 SUMS_DTYPE = np.dtype([("metric_id", "<u4"), ("rows", "<u8"), ("checksum", "<u8")])
 _MONTHS_DTYPE = np.dtype([("month", "<u4"), ("rows", "<u8"), ("checksum", "<u8")])
-_KEYS_DTYPE = np.dtype([("time", "<i8"), ("version", "<i8")])
+KEYS_DTYPE = np.dtype([("metric_id", "<u4"), ("time", "<i8"), ("version", "<i8")])
 
 
 class _Kind(NamedTuple):
@@ -165,8 +164,8 @@ class Contents:
         return int(self._engine.lines("SELECT max(version) FROM schema_migrations", {})[0][0])
 
     def received_until(self) -> int:
-        """When the last reading was received, in ms since 1970; 0 if there is none."""
-        return int(self._engine.lines("SELECT toUnixTimestamp64Milli(max(received_at)) FROM readings", {})[0][0])
+        """When the last reading was received, folded ones too, in ms since 1970; 0 if there is none."""
+        return int(self._engine.query(_RECEIVED_UNTIL, {}, np.dtype("<i8"))[0])
 
     def is_empty(self) -> bool:
         return not any(self.counts(table) for table in self.tables())
@@ -179,7 +178,7 @@ class Contents:
             WHERE {_received(table)}
             GROUP BY month
             ORDER BY month
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         found = self._engine.query(sql, {"until": until}, _MONTHS_DTYPE)
         return {month: Sum(rows, checksum) for month, rows, checksum in found.tolist()}
@@ -197,21 +196,33 @@ class Contents:
             WHERE toYYYYMM({table.kept.time}) = {{month:UInt32}} AND {_received(table)}
             GROUP BY metric_id
             ORDER BY metric_id
-            {_FINAL}, {self._settings}
+            SETTINGS {self._settings}
         """
         return self._engine.query(sql, {"month": month, "until": until}, SUMS_DTYPE)
 
-    def keys(self, table: Table, month: int, metric_id: int, *, until: int = ALL) -> np.ndarray:
-        """The times of a metric's rows in a month, each with its version: rows of `time` and `version`."""
+    def keys(self, table: Table, month: int, metric_ids: Sequence[int], *, until: int = ALL) -> np.ndarray:
+        """What tells the rows of some metrics (10,000 at most) apart, in a month: `KEYS_DTYPE` rows, ordered so."""
         time, version = table.kept.time, table.kept.version
         sql = f"""
-            SELECT {time}, {version}
+            SELECT metric_id, {time}, {version}
             FROM {table.name} FINAL
-            WHERE toYYYYMM({time}) = {{month:UInt32}} AND metric_id = {{metric_id:UInt32}} AND {_received(table)}
-            ORDER BY {time}
-            {_FINAL}, {self._settings}
+            WHERE toYYYYMM({time}) = {{month:UInt32}} AND metric_id IN {{ids:Array(UInt32)}} AND {_received(table)}
+            ORDER BY metric_id, {time}
+            SETTINGS {self._settings}
         """
-        return self._engine.query(sql, {"month": month, "metric_id": metric_id, "until": until}, _KEYS_DTYPE)
+        return self._engine.query(sql, {"month": month, "ids": list(metric_ids), "until": until}, KEYS_DTYPE)
+
+    def folded(self, month: int, metric_ids: Sequence[int]) -> np.ndarray:
+        """The folded quarters of some metrics (10,000 at most) in a month: `KEYS_DTYPE` rows of when each begins, and
+        until when what it was made of was received."""
+        sql = f"""
+            SELECT metric_id, begins, received_until
+            FROM quarters FINAL
+            WHERE toYYYYMM(begins) = {{month:UInt32}} AND metric_id IN {{ids:Array(UInt32)}} AND count > 0
+            ORDER BY metric_id, begins
+            SETTINGS {self._settings}
+        """
+        return self._engine.query(sql, {"month": month, "ids": list(metric_ids)}, KEYS_DTYPE)
 
     def blocks(
         self,
@@ -280,13 +291,25 @@ class Contents:
             table.name, [name for name in table.columns if name in block], encode_block(columns), "Native"
         )
 
+    def remove(self, table: Table, month: int, metric_ids: Sequence[int]) -> None:
+        """Remove these metrics' rows of a month, and what is said to be their latest: `make_latest` is to follow."""
+        for chunk in in_chunks(metric_ids):
+            for sql in (
+                f"ALTER TABLE {table.name} DELETE WHERE toYYYYMM({table.kept.time}) = {{month:UInt32}} AND {_OF_SOME}",
+                f"ALTER TABLE latest DELETE WHERE {_OF_SOME}",
+            ):
+                self._engine.remove(sql, {"month": month, "ids": list(chunk)})
+
     def make_latest(self) -> None:
         """Make the table of the latest readings from what is there now. Doing it again changes nothing."""
         for statement in _MAKE_LATEST:
             self._engine.command(statement, {})
 
     def begin_restore(self) -> None:
-        """Mark that what is in the tables from now on comes from a restore that has not ended yet."""
+        """Mark that what is in the tables from now on comes from a restore that has not ended yet.
+
+        On every server of a cluster, so that it does not matter through which of them the restore is made again.
+        """
         self._engine.command(f"CREATE TABLE IF NOT EXISTS {_RESTORING} (begun UInt8) ENGINE = Log", {})
 
     def is_being_restored(self) -> bool:
@@ -298,8 +321,16 @@ class Contents:
     def clear(self) -> None:
         """Remove all rows. Only of what a restore has begun to put there."""
         for name in (*(table.name for table in self.tables()), "latest"):
-            self._engine.command(f"ALTER TABLE {name} DELETE WHERE true SETTINGS mutations_sync = 2", {})
+            self._engine.remove(f"ALTER TABLE {name} DELETE WHERE true", {})
 
+
+_OF_SOME = "metric_id IN {ids:Array(UInt32)}"
+
+# Of quarters too: all that was received last may be folded by now.
+_RECEIVED_UNTIL = """
+SELECT toUnixTimestamp64Milli(max(last))
+FROM (SELECT max(received_at) AS last FROM readings UNION ALL SELECT max(received_until) AS last FROM quarters)
+"""
 
 # With a row of no metric, which says that the table is complete until then.
 _MAKE_LATEST = (

@@ -1,13 +1,16 @@
 """ClickHouse, embedded (chDB) or a server: how it is reached, and what its errors mean here."""
 
+import math
 import queue
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import clickhouse_connect
@@ -34,21 +37,31 @@ from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
 
-# One upload may bring many years; the engine's default refuses more than 100 months at once. The appender has merged
-# what is the same already.
-_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "optimize_on_insert": 0}
+_SETTINGS = {
+    # One upload may bring many years; the engine's default refuses more than 100 months at once.
+    "max_partitions_per_insert_block": 0,
+    "optimize_on_insert": 0,  # the appender has merged what is the same already
+    # Safe, since a row's time is part of its key and decides its partition: equal keys never lie in two of them.
+    "do_not_merge_across_partitions_select_final": 1,
+}
 # What passes by itself, or once an operator has looked: too many queries, memory, disk space, parts; a disk that can't
-# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper.
-_PASSING = re.compile(r"Code: (202|225|241|242|243|252|279|285|319|74|75|76|159|209|210|236|394|999)\b")
+# be read or written; time-outs; the network; aborted or cancelled; the cluster's keeper; deletions that wait.
+_PASSING = re.compile(r"Code: (202|225|241|242|243|252|279|285|319|74|75|76|159|209|210|236|394|692|999)\b")
 # An unknown user, a wrong or missing password.
 _REFUSED = re.compile(r"\b[Cc]ode: (192|193|194|516)\b")
 _CONNECTION_WAIT_S = 10
 _ANSWER_WITHIN_S = 30
-"""Of a server. Of a question that takes longer it says before then how far it is; what is removed from large tables may
-be done all the same after we gave up, and is asked for again."""
+"""Of a server. Of a question that takes longer it says before then how far it is."""
+
+_REMOVED_WITHIN_S = 45
+"""What somebody waits for to be removed; nginx waits for 75 s."""
+
+_LOOK_AFTER_S, _LOOK_AGAIN_S = 0.005, 0.5
 
 _CLOSE_WAIT_S = 5
-_MAX_IDS = 20_000
+_MAX_IDS = 10_000
+"""As text in a parameter, of which a server takes 128 KB."""
+
 _DATABASE_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,60}$")
 
 
@@ -64,6 +77,22 @@ class EngineInUse(Unavailable):
 class HistoryUnavailable(Unavailable):
     def __init__(self) -> None:
         super().__init__(said("The history engine does not answer; try again shortly."), retry_after_s=5)
+
+
+class NotRemovedYet(Unavailable):
+    def __init__(self) -> None:
+        super().__init__(
+            said(
+                "What is to be deleted is not gone yet: the history engine goes on with it. Send the same deletion "
+                "again in a minute."
+            ),
+            retry_after_s=60,
+        )
+
+
+def patience() -> float:
+    """Until when, by the monotonic clock, somebody who waits for a deletion that begins now is let wait."""
+    return time.monotonic() + _REMOVED_WITHIN_S
 
 
 def _away() -> HistoryUnavailable:
@@ -98,7 +127,7 @@ class Engine:
             EngineInUse: another process has the embedded engine's directory open.
             Unavailable: the server does not answer.
         """
-        connect = _connector(url, create=migrate)
+        self._connect = _connector(url)
         self.cluster = _cluster(url)
         """The cluster that the tables are spread over; `None` where one server has them."""
         self.is_embedded = url.startswith("chdb:")
@@ -106,10 +135,14 @@ class Engine:
         self._migrations = migrations
         self._breaker = Breaker(OperationalError, refusal=_away)
         self._clients: list[Client] = []
-        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        self._connections = connections
+        self._idle: queue.LifoQueue[Client | None] = queue.LifoQueue()
+        """`None` for one that nobody has needed yet: to open one takes longer than most statements."""
+        for _ in range(connections):
+            self._idle.put(None)
         try:
-            for _ in range(connections + 1):
-                self._clients.append(connect())
+            with _translated():
+                self._clients.append(self._connect(create=migrate))
             if migrate:
                 self._migrate(self._clients[0], sync=sync)
             elif self._missing(self._clients[0]):
@@ -117,8 +150,6 @@ class Engine:
         except BaseException:
             self._close_clients()
             raise
-        for client in self._clients[1:]:
-            self._idle.put(client)
 
     def query(self, sql: str, parameters: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
         """The rows of an answer, whose columns have a fixed width, as one array."""
@@ -152,6 +183,49 @@ class Engine:
         with _Statement(sql), self._client() as client:
             client.command(changing, parameters=dict(parameters))
 
+    def remove(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        deadline: float = math.inf,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Carry out an `ALTER TABLE … DELETE WHERE …`, whose parts all parts of a table may have to be written anew.
+
+        Done on every server that is there when it returns, unless it is to stop. The engine goes on with what was begun
+        whether anybody waits or not, also after a start; what is removed twice is gone as well.
+
+        Args:
+            deadline: by the monotonic clock.
+            stop: whether nobody waits any more.
+
+        Raises:
+            NotRemovedYet: the deadline has passed, or the engine fails at it and tries again.
+            Unavailable: the engine does not answer.
+        """
+        mark = uuid.uuid4().hex
+        changing = sql + statements.MARKED
+        if self.cluster is not None:
+            changing = self.cluster.changing(changing)
+        with _Statement(sql):
+            with self._client() as client:
+                client.command(changing, parameters={**parameters, "mark": mark})
+            pause = _LOOK_AFTER_S
+            while not (self._is_removed(mark) or stop()):
+                if time.monotonic() > deadline:
+                    raise NotRemovedYet
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK_AGAIN_S)
+
+    def _is_removed(self, mark: str) -> bool:
+        answer = self._raw(statements.PROGRESS, {"mark": mark}, "TSVRaw").decode()
+        servers, begun, done, problem = answer.rstrip("\n").split("\t", 3)
+        if problem:
+            log.error("the history engine fails at a deletion, and tries again", reason=problem)
+            raise NotRemovedYet
+        return int(servers) <= int(begun) == int(done)
+
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
         with _translated(), self._breaker.attempt():
@@ -159,8 +233,7 @@ class Engine:
 
     def connections(self) -> tuple[int, int]:
         """How many connections are in use, and how many there are; that for inserts not counted."""
-        most = len(self._clients) - 1
-        return most - self._idle.qsize(), most
+        return self._connections - self._idle.qsize(), self._connections
 
     def insert_apart(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """As `insert`, by any thread, beside what that one inserts."""
@@ -173,7 +246,7 @@ class Engine:
     def close(self) -> None:
         """Wait a while for what is being read, then close the connections."""
         with suppress(queue.Empty):
-            for _ in self._clients[1:]:
+            for _ in range(self._connections):
                 self._idle.get(timeout=_CLOSE_WAIT_S)
         self._close_clients()
 
@@ -187,9 +260,15 @@ class Engine:
             raise _away() from error
         try:
             with _translated(), self._breaker.attempt():
+                client = client or self._opened()
                 yield client
         finally:
             self._idle.put(client)
+
+    def _opened(self) -> Client:
+        client = self._connect(create=False)
+        self._clients.append(client)
+        return client
 
     def _missing(self, client: Client) -> list[Step]:
         """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""
@@ -292,8 +371,13 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _connector(url: str, *, create: bool) -> Callable[[], Client]:
-    """How to open one connection, making what is not there yet. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
+class _Connect(Protocol):
+    def __call__(self, *, create: bool) -> Client:
+        """Open one connection; make the database first if `create`."""
+
+
+def _connector(url: str) -> _Connect:
+    """How to open a connection. Raises `Invalid` naming KILOWATCH_HISTORY_URL."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -303,12 +387,13 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
     if parts.scheme == "chdb" and not parts.netloc and parts.path not in ("", "/"):
         path, database = unquote(parts.path), options.get("database", ["kilowatch"])[0]
         _check_database_name(database)
-        return lambda: _open_embedded(path, database, create=create)
+        return partial(_open_embedded, path, database)
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
         database = _database_of(parts)
         spread = _cluster(url)
         secure = parts.scheme == "clickhouses"
-        return lambda: _open_server(
+        return partial(
+            _open_server,
             host=parts.hostname or "",
             port=port or (8443 if secure else 8123),
             secure=secure,
@@ -316,7 +401,6 @@ def _connector(url: str, *, create: bool) -> Callable[[], Client]:
             password=unquote(parts.password or ""),
             database=database,
             spread=spread,
-            create=create,
         )
     raise Invalid(
         "KILOWATCH_HISTORY_URL must be `chdb:///absolute/path` or `clickhouse://user:password@host:8123/database` "
@@ -352,13 +436,12 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
     except OSError as error:
         raise Invalid(f"KILOWATCH_HISTORY_URL: the directory {path} can't be made: {error.strerror}.") from error
     try:
+        client = clickhouse_connect.get_client(interface="chdb", path=path)
         if create:
-            client = clickhouse_connect.get_client(interface="chdb", path=path)
             client.command(f"CREATE DATABASE IF NOT EXISTS {database}")
-            client.close()
-        client = clickhouse_connect.get_client(interface="chdb", path=path, database=database)
+        client.database = database
         # Once for the connection: given with each insert, they would be statements of their own before and after it.
-        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _INSERT_SETTINGS.items()))
+        client.command("SET " + ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items()))
         return client
     except ImportError as error:
         raise Invalid(
@@ -378,19 +461,18 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
 
 def _open_server(*, database: str, spread: Cluster | None, create: bool, **connection: Any) -> Client:
     connection |= {"autogenerate_session_id": False, "connect_timeout": 5, "send_receive_timeout": _ANSWER_WITHIN_S}
-    with _translated():
-        if create:
-            client = clickhouse_connect.get_client(**connection, database="default")
-            if not client.command(f"EXISTS DATABASE {database}"):
-                client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
-            client.close()
-        return clickhouse_connect.get_client(
-            **connection,
-            database=database,
-            settings=_INSERT_SETTINGS if spread is None else _INSERT_SETTINGS | cluster.SETTINGS,
-            # Long lists of ids and edges do not fit a URL.
-            form_encode_query_params=True,
-        )
+    if create:
+        client = clickhouse_connect.get_client(**connection, database="default")
+        if not client.command(f"EXISTS DATABASE {database}"):
+            client.command(f"CREATE DATABASE IF NOT EXISTS {database} {spread.everywhere if spread else ''}")
+        client.close()
+    return clickhouse_connect.get_client(
+        **connection,
+        database=database,
+        settings=_SETTINGS if spread is None else _SETTINGS | cluster.SETTINGS,
+        # Long lists of ids and edges do not fit a URL.
+        form_encode_query_params=True,
+    )
 
 
 def in_chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

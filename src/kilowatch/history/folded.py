@@ -4,7 +4,7 @@ A quarter is folded once it has a cell; what is still in `readings` of it counts
 whoever needs both reads `readings` first: what goes from there meanwhile has a cell by then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from kilowatch.facility.quantities import Behaviour
 from kilowatch.history import statements
 from kilowatch.history.engine import Engine, in_chunks
 from kilowatch.history.intervals import QUARTER_MS, Cells
-from kilowatch.history.model import Flags, MetricIds, Milliseconds, Points
+from kilowatch.history.model import Flags, MetricIds, Milliseconds, Points, Stop
 from kilowatch.history.native import block
 from kilowatch.history.packing import COLUMNS, packed, unpacked
 from kilowatch.kit.timespan import Window, from_ms
@@ -23,8 +23,10 @@ from kilowatch.kit.timespan import Window, from_ms
 Columns = dict[str, np.ndarray]
 
 _POINTS_AT_ONCE = 5_000  # as text in a parameter, of which a server takes 128 KB
-_DAY_AT_MOST_MS = 26 * 3_600_000
 _MOST_BEGINS = 2_000_000  # quarters that are read to be looked through
+_NAMES_AT_ONCE = 2_000_000  # of quarters, in a set: a month of 40,000 metrics without a gap needs them
+_COUNTED_AT_ONCE = 1_000  # metrics, all of whose quarters are read in a second for each year
+_EVER_MS = (1 << 63) // 2_000_000
 
 
 class Folded:
@@ -96,10 +98,21 @@ class Folded:
             found.update(rows.tolist())
         return found
 
-    def extent(self, metric_id: int) -> tuple[int, int] | None:
-        """From when until when (ms) a metric has folded quarters."""
-        ((first, end),) = self._engine.query(statements.EXTENT, {"id": metric_id}, statements.EXTENT_DTYPE).tolist()
-        return (first, end) if end > first else None
+    def first_begins(self, metric_ids: Sequence[int]) -> dict[int, int]:
+        """When (ms) the first folded quarter of each metric begins that has one."""
+        found: dict[int, int] = {}
+        for chunk in in_chunks(metric_ids):
+            found.update(self._engine.query(statements.EXTENTS, {"ids": list(chunk)}, statements.BEGINS_DTYPE).tolist())
+        return found
+
+    def stored_days(self, metric_ids: Sequence[int], window: Window) -> dict[int, np.ndarray]:
+        """The days that have something of the window and are stored, by metric: `STORED_DAY_DTYPE` rows by time."""
+        rows = self._engine.query(statements.STORED_DAYS, _asked(metric_ids, window), statements.STORED_DAY_DTYPE)
+        return {metric_id: rows[begin:end] for metric_id, begin, end in _by_metric(rows["metric_id"])}
+
+    def made_until(self) -> int:
+        """When (ms) a cell was last made or taken back, by the clock of then; 0 if none ever was."""
+        return int(self._engine.query(statements.MADE_UNTIL, {}, np.dtype("<i8"))[0])
 
     def has_any(self, metric_ids: Sequence[int], window: Window) -> bool:
         return bool(self.until(metric_ids, window))
@@ -153,14 +166,40 @@ class Folded:
     def count(self, metric_ids: Sequence[int]) -> tuple[int, int]:
         """How many readings are folded; and how many of them are still among the raw ones."""
         readings = hidden = 0
-        for chunk in in_chunks(metric_ids):
-            parameters: dict[str, Any] = {"ids": list(chunk)}
-            ((some, until),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
-            if some:
-                parameters["until"] = until
-                hidden += int(self._engine.query(statements.COUNT_HIDDEN, parameters, np.dtype("<u8"))[0])
-            readings += some
+        for begin in range(0, len(metric_ids), _COUNTED_AT_ONCE):
+            some = metric_ids[begin : begin + _COUNTED_AT_ONCE]
+            rows = self._engine.query(statements.FOLDED, {"ids": list(some)}, statements.FOLDED_DTYPE)
+            ((folded, until),) = rows.tolist()
+            readings += folded
+            hidden += self._hidden(some, until) if folded else 0
         return readings, hidden
+
+    def _hidden(self, metric_ids: Sequence[int], until: int) -> int:
+        found = 0
+        for begin, end in self.old_months(metric_ids, until=until):
+            for part in self._parts(metric_ids, Window(from_ms(begin), from_ms(end)), made_until=_EVER_MS):
+                part["ids"] = [metric_id for metric_id in metric_ids if part["first"] <= metric_id <= part["last"]]
+                found += int(self._engine.query(statements.COUNT_HIDDEN, part, np.dtype("<u8"))[0])
+        return found
+
+    def _parts(self, metric_ids: Sequence[int], window: Window, *, made_until: int) -> Iterator[dict[str, Any]]:
+        """Metrics that have quarters folded by then (ms) in the window, from a `first` to a `last` of them.
+
+        A statement can name the quarters of all metrics of a part: it takes some 200 MB.
+        """
+        asked = {"start": window.start_ms, "end": window.end_ms, "made_until": made_until}
+        part: dict[str, Any] = {}
+        names = 0
+        for chunk in in_chunks(sorted(metric_ids)):
+            rows = self._engine.query(statements.NAMES, asked | {"ids": list(chunk)}, statements.NAMES_DTYPE)
+            for metric_id, own in rows.tolist():
+                if part and names + own > _NAMES_AT_ONCE:
+                    yield part
+                    part, names = {}, 0
+                part = asked | {"first": part.get("first", metric_id), "last": metric_id}
+                names += own
+        if part:
+            yield part
 
     def in_window(self, metric_id: int, window: Window) -> tuple[int, int]:
         """How many readings are folded there, and when the last of them was received (ms)."""
@@ -179,17 +218,21 @@ class Folded:
         ]
         return np.concatenate([np.empty(0, statements.OLD_DTYPE), *found])
 
-    def old_quarters(self, metric_id: int, *, until: int) -> tuple[np.ndarray, np.ndarray]:
-        """The quarters in which a metric has readings from before a time (ms), and those of them that are folded.
+    def old_quarters(self, metric_ids: Sequence[int], *, until: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The quarters in which metrics have readings from before a time (ms), and those of them that are folded.
 
-        Both are `OLD_QUARTER_DTYPE` rows by time.
+        By metric, of those that have some. Both are `OLD_QUARTER_DTYPE` rows by time.
         """
-        parameters = {"id": metric_id, "until": until}
-        raw = self._engine.query(statements.OLD_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
-        if not len(raw):
-            return raw, raw
-        parameters["start"] = int(raw["begins"][0])
-        return raw, self._engine.query(statements.FOLDED_QUARTERS, parameters, statements.OLD_QUARTER_DTYPE)
+        parameters = {"ids": list(metric_ids), "until": until}
+        raw, folded = (
+            self._engine.query(statement, parameters, statements.OLD_QUARTER_DTYPE)
+            for statement in (statements.OLD_QUARTERS, statements.FOLDED_QUARTERS)
+        )
+        of_metric = {metric_id: folded[begin:end] for metric_id, begin, end in _by_metric(folded["metric_id"])}
+        return {
+            metric_id: (raw[begin:end], of_metric.get(metric_id, folded[:0]))
+            for metric_id, begin, end in _by_metric(raw["metric_id"])
+        }
 
     def old_months(self, metric_ids: Sequence[int], *, until: int) -> list[tuple[int, int]]:
         """Where there are readings from before a time (ms), month by month: from when until when, in ms."""
@@ -206,10 +249,31 @@ class Folded:
         """Whether a deletion among the readings is still under way."""
         return bool(self._engine.query(statements.UNFINISHED, {}, np.dtype("<u8"))[0])
 
-    def delete_raw(self, metric_ids: Sequence[int], window: Window, *, made_until: int) -> None:
-        """Remove the readings of quarters that were folded by then (ms) from the disk. Done when it returns."""
-        for chunk in in_chunks(metric_ids):
-            self._engine.command(statements.DELETE_FOLDED, _asked(chunk, window) | {"made_until": made_until})
+    def delete_raw(
+        self, metric_ids: Sequence[int], window: Window, *, made_until: int, stop: Stop = lambda: False
+    ) -> int:
+        """Remove the readings of quarters that were folded by then (ms) from the disk, and say how many.
+
+        Done when it returns, unless it is to stop: then what was begun goes on. Each part of a month that has any of
+        them is written anew: once, unless the metrics are so many that their quarters can't be named at once.
+        """
+        deleted = 0
+        for part in self._parts(metric_ids, window, made_until=made_until):
+            found = int(self._engine.query(statements.HIDDEN_ROWS, part, np.dtype("<u8"))[0])
+            if found:
+                self._engine.remove(statements.DELETE_HIDDEN, part, stop=stop)
+            deleted += found
+            if stop():
+                break
+        return deleted
+
+    def has_any_made_since(self, metric_ids: Sequence[int], window: Window, instant: int) -> bool:
+        """Whether quarters of the window were folded later than a moment (ms): their readings are deleted later."""
+        parameters = {"made_until": instant}
+        return any(
+            self._engine.query(statements.MADE_SINCE, parameters | _asked(chunk, window), np.dtype("<u8"))[0]
+            for chunk in in_chunks(metric_ids)
+        )
 
     # ── in ──
 
@@ -227,29 +291,30 @@ class Folded:
         ]
         self._insert("quarters", statements.QUARTER_COLUMNS, columns)
 
-    def put_days(self, metric_id: int, behaviour: Behaviour, days: "Days", *, made_at: int) -> None:
-        """Store cells of whole days. One of no readings takes the day back."""
-        own: Columns = {
-            "metric_id": np.full(len(days.begins), metric_id, np.uint32),
-            "begins": days.begins,
-            "ends": days.ends,
-            "max_gap_ms": days.max_gap_ms,
-            "received_until": np.zeros(len(days.begins), np.int64),
-            "made_at": np.full(len(days.begins), made_at),
-        }
-        cells = packed(days.cells, behaviour) if len(days.cells) else _nothing(len(days.begins))
-        self._insert("days", statements.DAY_COLUMNS, [own | cells])
+    def put_days(self, parts: Sequence[tuple[int, Behaviour, "Days"]], *, made_at: int) -> None:
+        """Store cells of whole days of metrics."""
+        if parts:
+            columns = [
+                _of_days(np.full(len(days.begins), metric_id), days.begins, days.ends, days.max_gap_ms, made_at=made_at)
+                | packed(days.cells, behaviour)
+                for metric_id, behaviour, days in parts
+            ]
+            self._insert("days", statements.DAY_COLUMNS, columns)
 
-    def take_days_back(self, metric_id: int, behaviour: Behaviour, window: Window, *, made_at: int) -> None:
-        """The window's readings change: no day that has something of it is stored any more."""
-        around = Window(from_ms(max(0, window.start_ms - _DAY_AT_MOST_MS)), from_ms(window.end_ms + _DAY_AT_MOST_MS))
-        if (found := self.days({metric_id: behaviour}, around).get(metric_id)) is None:
-            return
-        touched = (found.begins < window.end_ms) & (found.ends > window.start_ms)
-        if touched.any():
-            columns = found.begins[touched], found.ends[touched], found.max_gap_ms[touched]
-            nothing = found.cells.at(np.zeros(0, np.int64))
-            self.put_days(metric_id, behaviour, Days(*columns, nothing), made_at=made_at)
+    def take_days_back(self, windows: Mapping[int, Window], *, made_at: int) -> None:
+        """Metrics' readings change in these windows: no day that has something of one is stored any more."""
+        for chunk in in_chunks(sorted(windows)):
+            some = [windows[metric_id] for metric_id in chunk]
+            around = Window(min(one.start for one in some), max(one.end for one in some))
+            rows = [
+                stored[(stored["begins"] < windows[metric_id].end_ms) & (stored["ends"] > windows[metric_id].start_ms)]
+                for metric_id, stored in self.stored_days(chunk, around).items()
+            ]
+            days = np.concatenate([np.empty(0, statements.STORED_DAY_DTYPE), *rows])
+            if len(days):
+                which = days["metric_id"], days["begins"], days["ends"], days["max_gap_ms"]
+                of_none = _nothing(len(days))
+                self._insert("days", statements.DAY_COLUMNS, [of_none | _of_days(*which, made_at=made_at)])
 
     def take_back(self, metric_id: int, begins: Milliseconds, *, made_at: int) -> None:
         """These quarters are folded no more: their readings are all there still."""
@@ -265,20 +330,22 @@ class Folded:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
         self._engine.insert_apart(table, names, block(columns), "Native")
 
-    def erase(self, metric_ids: Sequence[int]) -> None:
-        """Remove all that is folded of these metrics from the disk. Done when it returns."""
+    def erase(self, metric_ids: Sequence[int], *, deadline: float) -> None:
+        """Remove all that is folded of these metrics from the disk. Done when it returns. See `Engine.remove`."""
         for chunk in in_chunks(metric_ids):
-            parameters = {"ids": list(chunk)}
-            ((some, _),) = self._engine.query(statements.FOLDED, parameters, statements.FOLDED_DTYPE).tolist()
-            if some:
+            if self._engine.query(statements.ANY_FOLDED, {"ids": list(chunk)}, np.dtype("<u4")).size:
                 for statement in statements.ERASE_FOLDED:
-                    self._engine.command(statement, parameters)
+                    self._engine.remove(statement, {"ids": list(chunk)}, deadline=deadline)
 
-    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None:
-        """Remove the quarters of a window, none of which it cuts, that have nothing received later (ms)."""
+    def erase_window(self, metric_id: int, window: Window, *, received_until: int, deadline: float) -> None:
+        """Remove the quarters of a window, none of which it cuts, that have nothing received later (ms).
+
+        See `Engine.remove`.
+        """
         if self.has_any([metric_id], window):
+            parameters = _asked([metric_id], window) | {"received_until": received_until}
             for statement in statements.ERASE_FOLDED_WINDOW:
-                self._engine.command(statement, _asked([metric_id], window) | {"received_until": received_until})
+                self._engine.remove(statement, parameters, deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,6 +357,20 @@ class Days:
     ends: Milliseconds
     max_gap_ms: Milliseconds
     cells: Cells
+
+
+def _of_days(
+    metric_ids: np.ndarray, begins: Milliseconds, ends: Milliseconds, max_gap_ms: Milliseconds, *, made_at: int
+) -> Columns:
+    """Columns of days, besides what their cells are."""
+    return {
+        "metric_id": metric_ids.astype(np.uint32),
+        "begins": begins,
+        "ends": ends,
+        "max_gap_ms": max_gap_ms,
+        "received_until": np.zeros(len(begins), np.int64),
+        "made_at": np.full(len(begins), made_at),
+    }
 
 
 def _nothing(size: int) -> Columns:

@@ -19,4 +19,5 @@ def folder(folding: Folding, leadership: Leadership) -> Chore:
         log=log,
         waits="old readings wait to be folded for a store",
         fails="old readings could not be folded",
+        leads=folding.lead,
     )

@@ -71,6 +71,7 @@ MIGRATIONS: tuple[Step, ...] = (
                 {_OF_A_CELL}
             )
             ENGINE = ReplacingMergeTree(made_at)
+            PARTITION BY toYear(begins)
             ORDER BY (metric_id, begins)
             SETTINGS fsync_after_insert = {{sync}}, fsync_part_directory = {{sync}}
             """,
@@ -84,6 +85,7 @@ MIGRATIONS: tuple[Step, ...] = (
                 {_OF_A_CELL}
             )
             ENGINE = ReplacingMergeTree(made_at)
+            PARTITION BY toYear(begins)
             ORDER BY (metric_id, begins)
             SETTINGS fsync_after_insert = {{sync}}, fsync_part_directory = {{sync}}
             """,

@@ -46,6 +46,9 @@ class Batch:
     """Which of them were stored already with this value when they were compared; `None` stands for none."""
     compared_at: int | None = None
     """The state of the store (`Changes.state`) that they were compared with, if they were."""
+    checked_at: float | None = None
+    """When it was checked that none of them is of a folded quarter of an hour, by `time.monotonic()`; `None` if there
+    is no need to."""
 
     def __len__(self) -> int:
         return len(self.timestamps)

@@ -8,12 +8,9 @@ import numpy as np
 
 from kilowatch.history.packing import COLUMNS
 
-# Safe, since a reading's time decides its partition: equal (metric, time) never lie in two of them.
-_FINAL = "SETTINGS do_not_merge_across_partitions_select_final = 1"
-
 
 def _as_stored_and_final(statement: str) -> tuple[str, str]:
-    return statement.replace(" FINAL", ""), statement + _FINAL
+    return statement.replace(" FINAL", ""), statement
 
 
 _WHOLE = ("first_ts", "last_ts", "count", "held_ms", "integral_off", "rises_off")
@@ -144,11 +141,11 @@ WHERE {_FOLDED_IN_WINDOW}
 GROUP BY metric_id
 """
 
-COUNT = f"SELECT count() FROM readings FINAL WHERE metric_id IN {{ids:Array(UInt32)}} {_FINAL}"
+COUNT = "SELECT count() FROM readings FINAL WHERE metric_id IN {ids:Array(UInt32)}"
 
 # Unlike a lightweight delete, this leaves no copy of the rows on the disk.
-ERASE = "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"
-ERASE_LATEST = "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2"
+ERASE = "ALTER TABLE readings DELETE WHERE metric_id IN {ids:Array(UInt32)}"
+ERASE_LATEST = "ALTER TABLE latest DELETE WHERE metric_id IN {ids:Array(UInt32)}"
 
 # ── corrections ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,18 +159,16 @@ WHERE {_IN_WINDOW}
         FROM quarters FINAL
         WHERE {_FOLDED_IN_WINDOW}
     )
-{_FINAL}
 """
 
-READINGS_AT = f"""
+READINGS_AT = """
 SELECT metric_id, toUnixTimestamp64Milli(ts), value
 FROM readings FINAL
 WHERE (metric_id, ts) IN (
     SELECT pair.1, fromUnixTimestamp64Milli(pair.2, 'UTC')
-    FROM (SELECT arrayJoin(arrayZip({{ids:Array(UInt32)}}, {{times:Array(Int64)}})) AS pair)
+    FROM (SELECT arrayJoin(arrayZip({ids:Array(UInt32)}, {times:Array(Int64)})) AS pair)
 )
 ORDER BY metric_id, ts
-{_FINAL}
 """
 
 _RECEIVED_BY_THEN = "received_at <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')"
@@ -198,14 +193,13 @@ GROUP BY metric_id
 # A row of `latest` goes if the reading that it stands for does. It may have absorbed an older one that stays, so what
 # is the newest then is put in anew. What arrives meanwhile was received later: its rows stay in both tables.
 ERASE_WINDOW = (
-    f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN} SETTINGS mutations_sync = 2",
+    f"ALTER TABLE readings DELETE WHERE {_IN_WINDOW} AND {_RECEIVED_BY_THEN}",
     """
     ALTER TABLE latest DELETE
     WHERE metric_id IN {ids:Array(UInt32)}
         AND newest.1 >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
         AND newest.1 < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
         AND newest.2 <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
-    SETTINGS mutations_sync = 2
     """,
     f"INSERT INTO latest {_NEWEST_STORED}",
 )
@@ -222,15 +216,28 @@ QUARTERS = (
 DAY_DTYPES = tuple(map(np.dtype, ("<u4", "<i8", "<i8", "<i8")))
 CELL_DTYPES = tuple(np.dtype("<i8") if name in _WHOLE else np.dtype("<f8") for name in COLUMNS)
 
-# Days that lie in the window. Those that were taken back have no readings.
+# Days that lie in the window: they begin before its end, which tells the engine where to look. Those that were taken
+# back have no readings.
 DAYS = f"""
 SELECT metric_id, toUnixTimestamp64Milli(begins), toUnixTimestamp64Milli(ends), max_gap_ms, {", ".join(COLUMNS)}
 FROM days FINAL
 WHERE metric_id IN {{ids:Array(UInt32)}} AND count > 0
     AND begins >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC')
+    AND begins < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
     AND ends <= fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
 ORDER BY metric_id, begins
 """
+
+# Which days are stored of those that have something of the window, and what they were made with.
+STORED_DAYS = """
+SELECT metric_id, toUnixTimestamp64Milli(begins), toUnixTimestamp64Milli(ends), max_gap_ms
+FROM days FINAL
+WHERE metric_id IN {ids:Array(UInt32)} AND count > 0
+    AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+    AND ends > fromUnixTimestamp64Milli({start:Int64}, 'UTC')
+ORDER BY metric_id, begins
+"""
+STORED_DAY_DTYPE = np.dtype([("metric_id", "<u4"), ("begins", "<i8"), ("ends", "<i8"), ("max_gap_ms", "<i8")])
 
 # Where there are readings as such.
 RAW_QUARTERS = f"""
@@ -279,12 +286,20 @@ GROUP BY metric_id
 ORDER BY metric_id
 """
 
-EXTENT = """
-SELECT toUnixTimestamp64Milli(min(begins)), if(count() > 0, toUnixTimestamp64Milli(max(begins)) + 900000, 0)
+EXTENTS = """
+SELECT metric_id, toUnixTimestamp64Milli(min(begins))
 FROM quarters
-WHERE metric_id = {id:UInt32}
+WHERE metric_id IN {ids:Array(UInt32)}
+GROUP BY metric_id
+ORDER BY metric_id
+SETTINGS max_threads = 1
 """
-EXTENT_DTYPE = np.dtype([("first", "<i8"), ("end", "<i8")])
+
+# When something was last decided.
+MADE_UNTIL = """
+SELECT toUnixTimestamp64Milli(max(made_at))
+FROM (SELECT made_at FROM quarters UNION ALL SELECT made_at FROM days)
+"""
 
 COUNT_FOLDED = f"SELECT count() FROM quarters WHERE {_FOLDED_IN_WINDOW}"
 ESTIMATE_FOLDED = f"EXPLAIN ESTIMATE SELECT first, last FROM quarters WHERE {_FOLDED_IN_WINDOW}"
@@ -297,22 +312,65 @@ WHERE metric_id IN {ids:Array(UInt32)} AND count > 0
 """
 FOLDED_DTYPE = np.dtype([("readings", "<u8"), ("until", "<i8")])
 
-# Readings that are in their table though their quarters are folded: they are still to be deleted.
-COUNT_HIDDEN = f"""
-SELECT count()
-FROM readings FINAL
-WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
-    AND (metric_id, {_QUARTER}) IN (
-        SELECT metric_id, begins
-        FROM quarters FINAL
-        WHERE count > 0 AND (metric_id, begins) IN (
-            SELECT DISTINCT metric_id, {_QUARTER}
-            FROM readings
-            WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+# Folded quarters of metrics by as few names as they need, as a set of all of them takes some 100 bytes each: one for 64
+# that follow each other from a multiple of 64 on, one for 8 likewise, and one for each that is left. A quarter's number
+# is that since 1970, and takes 24 bits until 2448. `there` has a bit for each of 64. (The embedded engine's build has
+# nothing that shifts bits.)
+_EIGHT, _SIXTY_FOUR = 1 << 24, 1 << 25
+_NAMED = f"""
+SELECT
+    metric_id,
+    arrayFilter(part -> bitAnd(intDiv(there, toUInt64(exp2(8 * part))), 255) = 255, range(8)) AS eights,
+    if(
+        bitCount(there) = 64,
+        [sixty_four + {_SIXTY_FOUR}],
+        arrayConcat(
+            arrayMap(part -> 8 * sixty_four + part + {_EIGHT}, eights),
+            arrayMap(
+                one -> 64 * sixty_four + one,
+                arrayFilter(one -> bitTest(there, one) AND NOT has(eights, intDiv(one, 8)), range(64))
+            )
         )
+    ) AS names
+FROM (
+    SELECT metric_id, intDiv(number, 64) AS sixty_four, sum(toUInt64(exp2(modulo(number, 64)))) AS there
+    FROM (
+        SELECT metric_id, toUInt64(intDiv(toUnixTimestamp64Milli(begins), 900000)) AS number
+        FROM quarters FINAL
+        WHERE %s AND count > 0 AND made_at <= fromUnixTimestamp64Milli({{made_until:Int64}}, 'UTC')
+            AND begins >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC')
+            AND begins < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
     )
-{_FINAL}
+    GROUP BY metric_id, sixty_four
+)
 """
+_OF_SOME = "metric_id IN {ids:Array(UInt32)}"
+_OF_A_RANGE = "metric_id >= {first:UInt32} AND metric_id <= {last:UInt32}"
+
+# How many names each metric's quarters need.
+NAMES = (
+    f"SELECT metric_id, toUInt64(sum(length(names))) FROM ({_NAMED % _OF_SOME}) GROUP BY metric_id ORDER BY metric_id"
+)
+NAMES_DTYPE = np.dtype([("metric_id", "<u4"), ("names", "<u8")])
+
+
+def _hidden(whose: str) -> str:
+    """Which readings are in their table though their quarters are folded: they are still to be deleted."""
+    of_metric = "toUInt64(metric_id) * 4294967296"
+    named = f"(SELECT {of_metric} + arrayJoin(names) FROM ({_NAMED % whose}))"
+    number = "intDiv(toUnixTimestamp64Milli(ts), 900000)"
+    return f"""{whose}
+    AND ts >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
+    AND (
+        {of_metric} + toUInt64(intDiv({number}, 64)) + {_SIXTY_FOUR} IN {named}
+        OR {of_metric} + toUInt64(intDiv({number}, 8)) + {_EIGHT} IN {named}
+        OR {of_metric} + toUInt64({number}) IN {named}
+    )"""
+
+
+COUNT_HIDDEN = f"SELECT count() FROM readings FINAL WHERE {_hidden(_OF_SOME)}"
+
+ANY_FOLDED = "SELECT metric_id FROM quarters WHERE metric_id IN {ids:Array(UInt32)} AND count > 0 LIMIT 1"
 
 FOLDED_IN_WINDOW = f"""
 SELECT toUInt64(sum(count)), toUnixTimestamp64Milli(max(received_until))
@@ -320,13 +378,14 @@ FROM quarters FINAL
 WHERE {_FOLDED_IN_WINDOW}
 """
 
+# No day has more than 26 hours.
 ERASE_FOLDED_WINDOW = (
     """
     ALTER TABLE days DELETE
     WHERE metric_id IN {ids:Array(UInt32)}
+        AND begins > fromUnixTimestamp64Milli({start:Int64} - 93600000, 'UTC')
         AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
         AND ends > fromUnixTimestamp64Milli({start:Int64}, 'UTC')
-    SETTINGS mutations_sync = 2
     """,
     """
     ALTER TABLE quarters DELETE
@@ -334,12 +393,11 @@ ERASE_FOLDED_WINDOW = (
         AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
         AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
         AND received_until <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
-    SETTINGS mutations_sync = 2
     """,
 )
 ERASE_FOLDED = (
-    "ALTER TABLE days DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
-    "ALTER TABLE quarters DELETE WHERE metric_id IN {ids:Array(UInt32)} SETTINGS mutations_sync = 2",
+    "ALTER TABLE days DELETE WHERE metric_id IN {ids:Array(UInt32)}",
+    "ALTER TABLE quarters DELETE WHERE metric_id IN {ids:Array(UInt32)}",
 )
 
 # ── folding ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -358,21 +416,24 @@ OLD_DTYPE = np.dtype([("metric_id", "<u4"), ("readings", "<u8"), ("received_unti
 # The same by quarter of an hour, and what is folded of each already.
 OLD_QUARTERS = f"""
 SELECT
-    toUnixTimestamp64Milli({_QUARTER}) AS quarter, count(), toUnixTimestamp64Milli(max(received_at))
+    metric_id, toUnixTimestamp64Milli({_QUARTER}) AS quarter, count(), toUnixTimestamp64Milli(max(received_at))
 FROM readings
-WHERE metric_id = {{id:UInt32}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
-GROUP BY quarter
-ORDER BY quarter
+WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+GROUP BY metric_id, quarter
+ORDER BY metric_id, quarter
 SETTINGS max_threads = 1
 """
-OLD_QUARTER_DTYPE = np.dtype([("begins", "<i8"), ("readings", "<u8"), ("received_until", "<i8")])
-FOLDED_QUARTERS = """
-SELECT toUnixTimestamp64Milli(begins) AS quarter, toUInt64(count), toUnixTimestamp64Milli(received_until)
+FOLDED_QUARTERS = f"""
+SELECT metric_id, toUnixTimestamp64Milli(begins) AS quarter, toUInt64(count), toUnixTimestamp64Milli(received_until)
 FROM quarters FINAL
-WHERE metric_id = {id:UInt32} AND begins < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
-    AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND count > 0
-ORDER BY quarter
+WHERE count > 0 AND (metric_id, begins) IN (
+    SELECT DISTINCT metric_id, {_QUARTER}
+    FROM readings
+    WHERE metric_id IN {{ids:Array(UInt32)}} AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
+)
+ORDER BY metric_id, quarter
 """
+OLD_QUARTER_DTYPE = np.dtype([("metric_id", "<u4"), ("begins", "<i8"), ("readings", "<u8"), ("received_until", "<i8")])
 
 OLD_MONTHS = f"""
 SELECT
@@ -387,22 +448,34 @@ SETTINGS max_threads = 1
 OLD_MONTH_DTYPE = np.dtype([("month", "<u4"), ("first", "<i8"), ("last", "<i8")])
 
 # Only what surely has a quarter goes: what arrives meanwhile for another one stays.
-DELETE_FOLDED = f"""
-ALTER TABLE readings DELETE
-WHERE metric_id IN {{ids:Array(UInt32)}}
-    AND ts >= fromUnixTimestamp64Milli({{start:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{end:Int64}}, 'UTC')
-    AND (metric_id, {_QUARTER}) IN (
-        SELECT metric_id, begins
-        FROM quarters FINAL
-        WHERE {_FOLDED_IN_WINDOW} AND made_at <= fromUnixTimestamp64Milli({{made_until:Int64}}, 'UTC')
-    )
-SETTINGS mutations_sync = 2
+HIDDEN_ROWS = f"SELECT count() FROM readings WHERE {_hidden(_OF_A_RANGE)}"
+DELETE_HIDDEN = f"ALTER TABLE readings DELETE WHERE {_hidden(_OF_A_RANGE)}"
+
+# Whether quarters were folded, or changed, later than a moment.
+MADE_SINCE = f"""
+SELECT count()
+FROM quarters
+WHERE {_FOLDED_IN_WINDOW} AND made_at > fromUnixTimestamp64Milli({{made_until:Int64}}, 'UTC')
 """
 
 UNFINISHED = """
 SELECT count()
 FROM system.mutations
 WHERE database = currentDatabase() AND table = 'readings' AND NOT is_done
+"""
+
+# ── deletions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Always true. By it a deletion is found among those that are under way.
+MARKED = " AND {mark:String} != '' SETTINGS mutations_sync = 0"
+
+# Of all servers: how many there are, how many deletions with this mark they have, and of how many are done; and why one
+# fails.
+PROGRESS = """
+SELECT
+    (SELECT count() FROM system.one), count(), countIf(is_done), anyIf(latest_fail_reason, latest_fail_reason != '')
+FROM system.mutations
+WHERE position(command, {mark:String}) > 0
 """
 
 # ── what they are counted as ─────────────────────────────────────────────────────────────────────────────────────────
@@ -413,9 +486,12 @@ _KINDS = {
     "readings": (*READINGS_OF_ONE, *READINGS_OF_SOME),
     "edges": (LAST_BEFORE, FIRST_FROM, LAST_FOLDED_BEFORE, FIRST_FOLDED_FROM),
     "folded": (QUARTERS, DAYS, RAW_QUARTERS, KEPT, BEGINS, BEGINS_AT, FOLDED_UNTIL),
-    "folding": (OLD, OLD_QUARTERS, FOLDED_QUARTERS, OLD_MONTHS, UNFINISHED, DELETE_FOLDED),
+    "folding": (
+        *(OLD, OLD_QUARTERS, FOLDED_QUARTERS, OLD_MONTHS, UNFINISHED, NAMES, HIDDEN_ROWS, DELETE_HIDDEN, MADE_SINCE),
+        *(STORED_DAYS, EXTENTS, MADE_UNTIL),
+    ),
     "intervals": (USUAL_INTERVALS,),
-    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW, COUNT_FOLDED, ESTIMATE_FOLDED),
+    "count": (COUNT, COUNT_IN_WINDOW, ESTIMATE, STORED_IN_WINDOW, COUNT_FOLDED, ESTIMATE_FOLDED, COUNT_HIDDEN),
     "compare": (READINGS_AT,),
     "erase": (ERASE, ERASE_LATEST, *ERASE_WINDOW, *ERASE_FOLDED, *ERASE_FOLDED_WINDOW),
 }

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from kilowatch.history.arrivals import Arrivals, Passing
 from kilowatch.history.changes import Changes
 from kilowatch.history.copying import Contents
 from kilowatch.history.corrections import Corrections
-from kilowatch.history.engine import Engine, in_chunks
+from kilowatch.history.engine import Engine, in_chunks, patience
 from kilowatch.history.folded import Days, Folded
 from kilowatch.history.frontier import UNKNOWN, Frontier
 from kilowatch.history.intervals import QUARTER_MS, Cells, merged
@@ -52,6 +52,9 @@ log = structlog.get_logger("kilowatch.history")
 _DAY_MS = 86_400_000
 _LOOK_FURTHER_MS = (_DAY_MS, 32 * _DAY_MS, 300 * 366 * _DAY_MS)
 _NEWEST_EVERY_S = 30
+_DAYS_AT_ONCE = 1000
+"""Metrics times days that are put together in one step: of 96 quarters each, some 10 MB."""
+
 _MEMORY_BYTES = 256 * 1024 * 1024
 _HEARD_WITHIN_S = 0.02
 """PostgreSQL tells of a turn within a few ms; whoever waited that long asks the store instead."""
@@ -59,6 +62,14 @@ _HEARD_WITHIN_S = 0.02
 _READING_COLUMNS = ("metric_id", "ts", "value", "received_at")
 _LATEST_COLUMNS = ("metric_id", "newest")
 _POINT_COLUMNS = (np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f8"))  # metric_id, ts, value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MissingDays:
+    """Days that follow one another and are to become one cell each, for some metrics; `edges` are where they begin."""
+
+    metrics: Sequence[PlacedMetric]
+    edges: Milliseconds
 
 
 class HistoryStore:
@@ -200,17 +211,22 @@ class HistoryStore:
             self._touch(found["metric_id"].tolist())
 
     def erase(self, metric_ids: Sequence[int]) -> None:
-        """Remove every reading of these metrics from the disk. Done when it returns."""
+        """Remove every reading of these metrics from the disk. Done when it returns.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
+        """
+        deadline = patience()
         self._newest.forget(metric_ids)
         for chunk in in_chunks(metric_ids):
-            self._engine.command(statements.ERASE, {"ids": list(chunk)})
-        self.folded.erase(metric_ids)
+            self._engine.remove(statements.ERASE, {"ids": list(chunk)}, deadline=deadline)
+        self.folded.erase(metric_ids, deadline=deadline)
         self.spans.removed(metric_ids)
         self._recent.clear()
         self._changes.unknown()
+        for chunk in in_chunks(metric_ids):
+            self._engine.remove(statements.ERASE_LATEST, {"ids": list(chunk)}, deadline=deadline)
         with self._storing:
-            for chunk in in_chunks(metric_ids):
-                self._engine.command(statements.ERASE_LATEST, {"ids": list(chunk)})
             self._touch(metric_ids)
 
     # ── folding ──
@@ -226,49 +242,56 @@ class HistoryStore:
         """
         if not parts:
             return
-        for metric, cells, _ in parts:  # first: a day never speaks for readings that are no part of it
-            self._take_days_back(metric, int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1, made_at=made_at)
+        spans = {m.id: _window(int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1) for m, cells, _ in parts}
+        self.folded.take_days_back(spans, made_at=made_at)  # first: a day never speaks for readings that are no part
         try:
             rows = [(metric.id, metric.behaviour, cells, received_until) for metric, cells, received_until in parts]
             self.folded.put(rows, made_at=made_at)
         finally:  # a part of it may be stored though the whole is not
-            for metric, cells, _ in parts:
-                self.spans.removed([metric.id], int(cells.first_ts[0]), int(cells.last_ts[-1]) + 1)
+            for metric_id, window in spans.items():
+                self.spans.removed([metric_id], window.start_ms, window.end_ms)
 
     def unfold(self, metric: PlacedMetric, begins: Milliseconds, *, made_at: int) -> None:
         """Let the readings of these quarters take their own place again. None of them was deleted yet."""
-        self._take_days_back(metric, int(begins[0]), int(begins[-1]) + QUARTER_MS, made_at=made_at)
+        window = _window(int(begins[0]), int(begins[-1]) + QUARTER_MS)
+        self.folded.take_days_back({metric.id: window}, made_at=made_at)
         self.folded.take_back(metric.id, begins, made_at=made_at)
-        self.spans.removed([metric.id], int(begins[0]), int(begins[-1]) + QUARTER_MS)
+        self.spans.removed([metric.id], window.start_ms, window.end_ms)
 
-    def _take_days_back(self, metric: PlacedMetric, begin: int, end: int, *, made_at: int) -> None:
-        window = Window(from_ms(begin), from_ms(end))
-        self.folded.take_days_back(metric.id, metric.behaviour, window, made_at=made_at)
+    def missing_days(self, metrics: Sequence[PlacedMetric], midnights: Milliseconds) -> Iterator[MissingDays]:
+        """The days between the `midnights` of which metrics have folded quarters, or may have, and no cell yet.
 
-    def fold_days(self, metric: PlacedMetric, edges: Milliseconds, *, made_at: int) -> None:
-        """Put the quarters of each day, of which none is to come, together to one cell; `edges` are where days begin.
-
-        Days that are stored already stay as they are.
+        In parts of about as many quarters as may be put together at once.
         """
-        behaviour, gap = metric.behaviour, -1 if metric.max_gap_ms is None else metric.max_gap_ms
-        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
-        stored = self.folded.days({metric.id: behaviour}, window).get(metric.id)
-        is_missing = np.ones(len(edges) - 1, bool)
-        if stored is not None:
-            same = stored.max_gap_ms == gap
-            is_missing = ~(np.isin(edges[:-1], stored.begins[same]) & np.isin(edges[1:], stored.ends[same]))
-        turns = np.flatnonzero(np.diff(is_missing, prepend=False, append=False))
-        for first, end in zip(turns[::2].tolist(), turns[1::2].tolist(), strict=True):
-            self._fold_days(metric, edges[first : end + 1], gap, made_at=made_at)
+        first = self.folded.first_begins([metric.id for metric in metrics])
+        metrics = [metric for metric in metrics if metric.id in first]
+        if not metrics or len(midnights) < 2:
+            return
+        window = _window(int(midnights[0]), int(midnights[-1]))
+        stored = self.folded.stored_days([metric.id for metric in metrics], window)
+        missing: dict[tuple[int, int], list[PlacedMetric]] = {}
+        for metric in metrics:
+            begin = max(0, int(np.searchsorted(midnights, first[metric.id], side="right")) - 1)
+            for run in _missing_runs(midnights, begin, stored.get(metric.id), _gap_of(metric)):
+                missing.setdefault(run, []).append(metric)
+        for (begin, end), some in sorted(missing.items()):
+            at_once = max(1, _DAYS_AT_ONCE // (end - begin))
+            for place in range(0, len(some), at_once):
+                yield MissingDays(some[place : place + at_once], midnights[begin : end + 1])
 
-    def _fold_days(self, metric: PlacedMetric, edges: Milliseconds, gap: int, *, made_at: int) -> None:
-        window = Window(from_ms(int(edges[0])), from_ms(int(edges[-1])))
-        quarters = self.folded.cells({metric.id: metric.behaviour}, window).get(metric.id)
-        if quarters is not None:
-            cells = merged(quarters, edges, behaviour=metric.behaviour, max_gap_ms=metric.max_gap_ms)
-            place = np.searchsorted(edges, cells.first_ts, side="right") - 1
-            days = Days(edges[place], edges[place + 1], np.full(len(cells), gap), cells)
-            self.folded.put_days(metric.id, metric.behaviour, days, made_at=made_at)
+    def fold_days(self, missing: MissingDays, *, made_at: int) -> None:
+        """Put the quarters of each day, of which none is to come, together to one cell."""
+        edges = missing.edges
+        behaviours = {metric.id: metric.behaviour for metric in missing.metrics}
+        quarters = self.folded.cells(behaviours, _window(int(edges[0]), int(edges[-1])))
+        parts = []
+        for metric in missing.metrics:
+            if (some := quarters.get(metric.id)) is not None:
+                cells = merged(some, edges, behaviour=metric.behaviour, max_gap_ms=metric.max_gap_ms)
+                place = np.searchsorted(edges, cells.first_ts, side="right") - 1
+                days = Days(edges[place], edges[place + 1], np.full(len(cells), _gap_of(metric)), cells)
+                parts.append((metric.id, metric.behaviour, days))
+        self.folded.put_days(parts, made_at=made_at)
 
     # ── corrections ──
 
@@ -288,6 +311,9 @@ class HistoryStore:
 
         Latest is the newest reading that is left. If this is cut off half-way it has to be done again, as nothing else
         makes latest right.
+
+        Raises:
+            Unavailable: it is not done yet, or the engine does not answer: it is to be asked for again.
         """
         parameters = {
             "ids": [metric_id],
@@ -295,19 +321,25 @@ class HistoryStore:
             "end": window.end_ms,
             "received_until": received_until,
         }
+        of_readings, of_latest, newest_left = statements.ERASE_WINDOW
+        deadline = patience()
         # One at a time: what one finds to be the newest reading may be what another is just removing.
         with self._correcting:
-            of_readings, *of_latest = statements.ERASE_WINDOW
-            self._engine.command(of_readings, parameters)
-            self.folded.erase_window(metric_id, window, received_until=received_until)
-            self.spans.removed([metric_id], window.start_ms, window.end_ms)
-            self._recent.clear()
-            with self._storing:
-                for statement in of_latest:
-                    self._engine.command(statement, parameters)
-                if self._alone:
+            try:
+                self._engine.remove(of_readings, parameters, deadline=deadline)
+                self.folded.erase_window(metric_id, window, received_until=received_until, deadline=deadline)
+            finally:  # a part of it may be gone, or going, though the whole is not
+                self.spans.removed([metric_id], window.start_ms, window.end_ms)
+                self._recent.clear()
+                self._changes.unknown()
+            if self._alone:
+                with self._storing:  # from now on nobody writes a reading that is gone to `latest`
                     left = self._engine.query(statements.NEWEST_STORED, {"ids": [metric_id]}, NEWEST_DTYPE)
                     self._newest.replace(metric_id, left)
+            # Readings are stored meanwhile: whatever the table has to do, nobody waits for it.
+            self._engine.remove(of_latest, parameters, deadline=deadline)
+            with self._storing:
+                self._engine.command(newest_left, parameters)
                 self._touch([metric_id])
             self._changes.unknown()
 
@@ -687,6 +719,29 @@ class HistoryStore:
 
     def _insert_latest(self, rows: np.ndarray) -> None:
         self._engine.insert("latest", _LATEST_COLUMNS, rows.tobytes(), "RowBinary")
+
+
+def _window(begin: int, end: int) -> Window:
+    return Window(from_ms(begin), from_ms(end))
+
+
+def _gap_of(metric: PlacedMetric) -> int:
+    """As days are stored with it."""
+    return -1 if metric.max_gap_ms is None else metric.max_gap_ms
+
+
+def _missing_runs(
+    midnights: Milliseconds, begin: int, stored: np.ndarray | None, gap: int
+) -> Iterator[tuple[int, int]]:
+    """Where days follow each other of which no cell is stored that was made with this gap, from the `begin`th on."""
+    is_missing = np.arange(len(midnights) - 1) >= begin
+    if stored is not None:
+        same = stored[stored["max_gap_ms"] == gap]
+        is_missing &= ~(np.isin(midnights[:-1], same["begins"]) & np.isin(midnights[1:], same["ends"]))
+    turns = np.flatnonzero(np.diff(is_missing, prepend=False, append=False)).tolist()
+    for first, end in zip(turns[::2], turns[1::2], strict=True):
+        for part in range(first, end, _DAYS_AT_ONCE):
+            yield part, min(part + _DAYS_AT_ONCE, end)
 
 
 def _ends(rows: np.ndarray, *, place: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Decides which readings are taken: metrics that are known to the caller, times and values that can be."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -64,11 +65,12 @@ class Intake:
             Forbidden: nothing may be written for want of a role.
             Unavailable: the history can't take more now; nothing is stored.
         """
+        began_at = time.monotonic()
         begun = self._gate.knowing(caller, scope="ingest")
         if once is not None and (earlier := self._recall(caller, once)) is not None:
             return Taking(earlier, None, [], None, {})
         columns = formats.read(self._decompressed(body, content_encoding), content_type, most=self._most_decoded)
-        batch, report, metrics = self._checked(caller, columns, begun.as_of)
+        batch, report, metrics = self._checked(caller, columns, begun.as_of, began_at)
         stored, entries = self._submit(caller, batch, metrics, begun.as_of)
         claim = None if once is None else (caller, once, begun.who.user_id)
         return Taking(report, stored, entries, claim, columns.verdicts.counts, formats.name_of(content_type))
@@ -77,9 +79,10 @@ class Intake:
         self, caller: Caller, body: bytes, *, precision: OldPrecision, content_encoding: str | None = None
     ) -> "Taking":
         """As `begin`, of InfluxDB's line protocol. In the report a `row` is the number of a line, from 1."""
+        began_at = time.monotonic()
         begun = self._gate.knowing(caller, scope="ingest")
         columns = read_lines(self._decompressed(body, content_encoding), precision=precision, now=begun.now)
-        batch, report, metrics = self._checked(caller, columns, begun.as_of)
+        batch, report, metrics = self._checked(caller, columns, begun.as_of, began_at)
         stored, entries = self._submit(caller, batch, metrics, begun.as_of)
         report = columns.by_line(report)
         return Taking(report, stored, entries, None, columns.verdicts.counts, "line_protocol")
@@ -114,8 +117,10 @@ class Intake:
         with self._gate.reading(caller, scope="ingest") as work:
             return recall(work.connection, once, user_id=work.who.user_id, answer_type=Report, now=work.now)
 
-    def _checked(self, caller: Caller, columns: Columns, as_of: Stamp) -> tuple[Batch, Report, "Found"]:
-        """The readings that are good, what became of all, and the metrics that they name."""
+    def _checked(
+        self, caller: Caller, columns: Columns, as_of: Stamp, checked_at: float
+    ) -> tuple[Batch, Report, "Found"]:
+        """The readings that are good, what became of all, and the metrics that they name, as it was at that time."""
         references = tuple(_possible(columns.references))
         seen = self._gate.seeing(caller, _known, references, scope="ingest", as_of=as_of)
         found, latest = seen.found.metrics, seen.now + self._max_future
@@ -133,7 +138,8 @@ class Intake:
             raise Forbidden("Only a technician of the metrics' site may send readings; your role there is `standard`.")
         taken = ~columns.verdicts.refused if report.rejected else slice(None)
         metric_ids = metrics.ids[columns.reference_of[taken]]
-        return Batch(metric_ids, columns.timestamps[taken], columns.values[taken]), report, found
+        batch = Batch(metric_ids, columns.timestamps[taken], columns.values[taken], checked_at=checked_at)
+        return batch, report, found
 
     def _create(
         self, caller: Caller, arriving: Mapping[str, str | None]

@@ -26,9 +26,10 @@ class Chore:
     ) -> None:
         """
         Args:
-            do: what is done at each look; it is given a function that says whether to end soon.
+            do: what is done at each look; it is given a function that says whether to end soon, to be asked before each
+                step: this process ends, or leads no more.
             waits, fails: what the log says while a store does not answer, and of anything else that goes wrong.
-            leads: is told whether this process leads, at each look and at the end.
+            leads: is told whether this process leads, at each look, when that is lost, and at the end.
         """
         self._do, self._leadership, self._every_s = do, leadership, every_s
         self._log, self._waits, self._fails, self._say_leads = log, waits, fails, leads
@@ -60,7 +61,7 @@ class Chore:
                 is_leading = self._leadership.is_held()
                 self._say_leads(is_leading)
                 if is_leading:
-                    self._do(self._stopping.is_set)
+                    self._do(self._stop())
                 self._done_at, self.problem = time.monotonic(), None
             except Unavailable as error:
                 self.problem = error.detail
@@ -68,3 +69,16 @@ class Chore:
             except Exception as error:  # without this thread nothing would be done again
                 self.problem = type(error).__name__
                 self._log.exception(self._fails)
+
+    def _stop(self) -> Callable[[], bool]:
+        """For one look: what was lost once is not taken again before the next."""
+        has_ended = False
+
+        def stop() -> bool:
+            nonlocal has_ended
+            if not has_ended and not self._leadership.is_held():
+                has_ended = True
+                self._say_leads(False)
+            return has_ended or self._stopping.is_set()
+
+        return stop

@@ -7,7 +7,7 @@ caller sees, never a 201 that was not stored.
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,9 +48,15 @@ from kilowatch.kit.traces import StatementSpans, span
 log = structlog.get_logger("kilowatch.db")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
+_ALONE_WITHIN_S = 15
+"""As long as PostgreSQL lets a statement of ours wait for somebody's lock."""
+
 MIGRATION_TIMEOUT_MS = 120_000
 _READ_ONLY = "25006"
 """PostgreSQL's word for a server that only follows another, as after a change of roles."""
+
+_CANCELLED = "57014"
+"""Its word for a statement that took too long."""
 
 T = TypeVar("T")
 
@@ -98,7 +104,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, replica_url: str | None = None, is_patient: bool = False) -> None:
         """
         Args:
-            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `read_anywhere`.
+            replica_url: a standby of the same PostgreSQL, which takes reads off it: see `ask_anywhere`.
             is_patient: statements may take as long as they do, as nobody waits for an answer to a request.
         """
         self.url = _parsed(url, "KILOWATCH_DATABASE_URL")
@@ -114,6 +120,7 @@ class Database:
         else:
             self._writer = _postgres_engine(self.url, pool_size=pool_size, is_patient=is_patient)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+            self._by_statement = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         self._most = {"read": pool_size + 2, "write": 1, "all": pool_size + 2, "replica": pool_size + 2}
         self._version = "SELECT sqlite_version()" if self.is_sqlite else "SHOW server_version"
         self._replica = None if replica_url is None else _Replica(replica_url, pool_size=pool_size)
@@ -134,22 +141,23 @@ class Database:
         with spent("catalogue"), span("catalogue read"), _translated(), self._reader.connect() as connection:
             yield connection
 
-    @contextmanager
-    def read_anywhere(self) -> Iterator[Connection]:
-        """As `read`, by the replica if there is one that has all that was committed when this is called.
+    def ask_anywhere(self, question: Callable[[Connection], T]) -> T:
+        """The answer to a question, which may be asked twice: first of the replica, where there is one.
 
-        So it answers as the database itself would: a right that was taken away before is gone there, too.
+        That answers only if it has all that was committed when this is called. So it answers as the database itself
+        would: a right that was taken away before is gone there, too. If it does not answer, or not to the end, the
+        database does.
         """
         leave()
-        if self._replica is None:
+        if self._replica is not None and self._replica.is_asked:
             with self.read() as connection:
-                yield connection
-            return
+                position = str(connection.execute(_POSITION).scalar_one())
+            with spent("catalogue"), span("catalogue read"):
+                answers = self._replica.ask(question, position)
+            for answer in answers:
+                return answer
         with self.read() as connection:
-            position = str(connection.execute(_POSITION).scalar_one())
-        reader = self._replica.reader if self._replica.has(position) else self._reader
-        with spent("catalogue"), span("catalogue read"), _translated(), reader.connect() as connection:
-            yield connection
+            return question(connection)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -171,16 +179,42 @@ class Database:
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Nobody else who asks for the same goes on meanwhile, in this process, or in any at the same PostgreSQL."""
-        if self.is_sqlite:
-            with self._alone.setdefault(what, threading.RLock()):
+        """Nobody else who asks for the same goes on meanwhile, in this process, or in any at the same PostgreSQL.
+
+        Raises:
+            Unavailable: others go on for longer than a request may wait; or the database went away, and perhaps the
+                turn with it.
+        """
+        leave()
+        with self._turn_at(what) if self.is_sqlite else self._locked(what):
+            yield
+
+    @contextmanager
+    def _turn_at(self, what: str) -> Iterator[None]:
+        lock = self._alone.setdefault(what, threading.RLock())
+        if not lock.acquire(timeout=_ALONE_WITHIN_S):
+            raise _away(_OTHERS_GO_ON)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """A lock of a connection's, not of a transaction's: one that stays open while work goes on elsewhere would keep
+        the database from tidying up."""
+        key = func.hashtextextended(what, 0)
+        with _translated(), self._by_statement.connect() as connection:
+            try:
+                _execute_surely(connection, select(func.pg_advisory_lock(key)))
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) == _CANCELLED:
+                    raise _away(_OTHERS_GO_ON) from error
+                raise
+            try:
                 yield
-        else:
-            with self.write() as connection:
-                # The lock is what is wanted, for as long as the work elsewhere takes.
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-                take_turns(connection, what)
-                yield
+            finally:
+                _execute_surely(connection, select(func.pg_advisory_unlock(key)))
 
     def stamp(self) -> Stamp:
         """Names the state that the database is in: two stamps are equal only if nothing was committed between them.
@@ -227,7 +261,7 @@ class Database:
         else:
             pools = {"all": self._writer.pool}
         if self._replica is not None:
-            pools["replica"] = self._replica.reader.pool
+            pools["replica"] = self._replica.engine.pool
         return {name: (pool.checkedout(), self._most[name]) for name, pool in pools.items()}  # type: ignore[attr-defined]  # all are queues
 
     def listening_engine(self) -> Engine:
@@ -274,27 +308,37 @@ class _Replica:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         setting = "KILOWATCH_DATABASE_REPLICA_URL"
-        self._engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
-        _trace(self._engine)
-        self.reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        self._asking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = _postgres_engine(_parsed(url, setting), pool_size=pool_size)
+        _trace(self.engine)
         self._again_at = 0.0
 
-    def has(self, position: str) -> bool:
-        """Whether it has all that lies before a position in the database's log, or has it in a moment."""
-        if time.monotonic() < self._again_at:
-            return False
-        until = time.monotonic() + _REPLAYED_WITHIN_S
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is not left alone for a while."""
+        return time.monotonic() >= self._again_at
+
+    def ask(self, question: Callable[[Connection], T], position: str) -> tuple[T] | tuple[()]:
+        """Its answer, if it has all that lies before a position in the database's log and answers to the end."""
         try:
-            with self._asking.connect() as connection:
-                while True:
-                    is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
-                    if has_it or time.monotonic() > until:
-                        break
-                    time.sleep(_REPLAYED_LOOK_EVERY_S)
+            with self.engine.connect() as connection:
+                # Asked before the transaction that answers begins, as that sees nothing that comes later.
+                if not self._has(connection.execution_options(isolation_level="AUTOCOMMIT"), position):
+                    return ()
+                connection.rollback()
+                return (question(connection.execution_options(isolation_level="REPEATABLE READ")),)
         except (DBAPIError, PoolTimeoutError) as error:
+            # It is away, or ends; or it takes back what it was asked, as that is in the way of what it follows.
             self._leave_it("it does not answer", error=str(error).partition("\n")[0])
-            return False
+            return ()
+
+    def _has(self, connection: Connection, position: str) -> bool:
+        """Whether it has all that lies before the position, or has it in a moment."""
+        until = time.monotonic() + _REPLAYED_WITHIN_S
+        while True:
+            is_replica, has_it = connection.execute(_REPLAYED, {"position": position}).one()
+            if has_it or time.monotonic() > until:
+                break
+            time.sleep(_REPLAYED_LOOK_EVERY_S)
         if not is_replica:
             self._leave_it("it is no replica")
         elif not has_it:
@@ -306,7 +350,7 @@ class _Replica:
         log.warning("the database's replica is not asked for a while", reason=reason, **more)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 class _Watcher:
@@ -396,6 +440,7 @@ def _translated_driver_errors() -> Iterator[None]:
 
 
 _NO_ANSWER = said("The catalogue's database does not answer; try again shortly.")
+_OTHERS_GO_ON = said("Other readings are being removed or folded at this moment; try again shortly.")
 
 
 def _away(detail: str) -> Unavailable:
@@ -425,6 +470,15 @@ def _translated() -> Iterator[None]:
             raise _away(said("The catalogue's database went away; try again shortly.")) from error
         if "file is not a database" in str(error.orig):
             raise Unavailable("The catalogue's file is not a SQLite database.") from error
+        raise
+
+
+def _execute_surely(connection: Connection, statement: Executable) -> None:
+    """Or the connection ends, and all that it may hold."""
+    try:
+        connection.execute(statement)
+    except BaseException:
+        connection.invalidate()
         raise
 
 

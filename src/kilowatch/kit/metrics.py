@@ -4,6 +4,9 @@ Every room counts by one of the names below; none of them has a label whose valu
 summed over processes. Gauges say how things were some seconds ago: `operations.gauges` sets them.
 """
 
+import fcntl
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import structlog
@@ -272,8 +275,52 @@ def serving_several(settings: Settings) -> Iterator[Counts]:
     if settings.metrics_port is None:
         yield Counts(None)
         return
-    with TemporaryDirectory(prefix="kilowatch-metrics-") as name, serving(settings, directory=Path(name)):
-        yield Counts(Path(name))
+    with _own_directory() as directory, serving(settings, directory=directory):
+        yield Counts(directory)
+
+
+_DIRECTORIES = "kilowatch-metrics-"
+
+
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """For files that processes map into memory: where the disk is full, a process that writes to one is killed.
+
+    So they have a place that nothing else fills, where there is one: `RUNTIME_DIRECTORY`, as systemd names it.
+    """
+    named = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    place = Path(named or gettempdir())
+    for left in place.glob(f"{_DIRECTORIES}*"):
+        _remove_if_left(left)
+    try:
+        directory = TemporaryDirectory(prefix=_DIRECTORIES, dir=place)
+    except OSError as error:
+        raise Invalid(
+            f"RUNTIME_DIRECTORY: what workers count can't be kept in {place} ({error.strerror}); name a directory that "
+            "can be written, or leave KILOWATCH_METRICS_PORT out."
+        ) from error
+    with directory as name, _directory_opened(Path(name)) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # for as long as this process lives, however it ends
+        yield Path(name)
+
+
+def _remove_if_left(directory: Path) -> None:
+    """By a process that was killed: one that lives holds it."""
+    try:
+        with _directory_opened(directory) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+    except OSError:
+        log.debug("a directory of metrics is in use, or another user's", directory=str(directory))
+
+
+@contextmanager
+def _directory_opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 _reading = threading.Lock()

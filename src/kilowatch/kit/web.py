@@ -4,16 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import partial, wraps
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
 import structlog
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -219,24 +222,53 @@ def _fault(item: dict[str, Any]) -> errors.Fault:
 # ── the middle ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_LARGE_BYTES = 1024 * 1024
+_LARGE_AT_ONCE = 8
+_LARGE_OF_ONE_CLIENT = 4
+
+
 class BodyLimit:
-    """Refuses a request body over the limit with 413, before anything of it is looked at."""
+    """Refuses a request body over the limit with 413, before anything of it is looked at.
+
+    Large ones are taken in turn, so that memory holds them: what waits for its turn is not read, and stays with
+    whoever sends it. One client never has all turns.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self._turns = anyio.CapacityLimiter(_LARGE_AT_ONCE)
+        self._turns_of: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        is_chunked = any(k == b"transfer-encoding" for k, _ in scope["headers"])
+        if declared.isdigit():
+            await self._take_declared(int(declared), scope, receive, send)
+        elif is_chunked:
+            await self._in_turn(self._take_chunked, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _take_declared(self, size: int, scope: Scope, receive: Receive, send: Send) -> None:
+        """The server itself holds the client to the length."""
+        if size > self.max_bytes:
             await self._refuse(scope, receive, send)
-            return
-        if declared.isdigit() or not any(k == b"transfer-encoding" for k, _ in scope["headers"]):
-            await self.app(scope, receive, send)  # the server itself holds the client to the declared length
-            return
+        elif size > _LARGE_BYTES:
+            await self._in_turn(self.app, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _in_turn(self, take: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        client = (scope.get("client") or ("",))[0]
+        turns = self._turns_of.setdefault(client, anyio.CapacityLimiter(_LARGE_OF_ONE_CLIENT))
+        async with turns, self._turns:
+            await take(scope, receive, send)
+
+    async def _take_chunked(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
         more = True
         while more:
@@ -440,6 +472,21 @@ class _AnswerInParts(Response):
                     return
                 part = await self._lane.run(next, self._parts, None)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class InThread(APIRoute):
+    """A route whose `def` endpoint runs in a thread, as the framework has it, and notes how long it waited for one."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_thread(endpoint), **options)
+
+
+def _in_thread(endpoint: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    @wraps(endpoint)
+    async def run(**values: Any) -> T:
+        return await anyio.to_thread.run_sync(_on_time(partial(endpoint, **values)))
+
+    return run
 
 
 def set_default_threads(threads: int) -> Lane:

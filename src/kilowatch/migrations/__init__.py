@@ -43,6 +43,8 @@ def upgrade_within(connection: Connection, revision: str = "head", *, config: Co
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     before = current_revision(connection)
+    if before is not None and before == newest_revision(config):
+        return
     refuse_newer(before, config)
     config.attributes["connection"] = connection
     try:

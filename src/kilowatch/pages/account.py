@@ -13,13 +13,13 @@ from kilowatch.auth.service import NoSuchApiKey
 from kilowatch.errors import Invalid, TooMany, invalid
 from kilowatch.facility.routes import CatalogueService
 from kilowatch.kit.paging import MAX_LIMIT, PageRequest, page_request
-from kilowatch.kit.web import Cursor, RecordId
+from kilowatch.kit.web import Cursor, InThread, RecordId
 from kilowatch.pages.forms import LABELS, WORDS, Field, Form, Group, checked
 from kilowatch.pages.rendering import go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, Sent, SignedIn, once_of
 from kilowatch.pages.words import N_
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _SHORTEST_PASSWORD, _LONGEST_PASSWORD = 8, 200
 _LONGEST_LIFE_DAYS = 3650

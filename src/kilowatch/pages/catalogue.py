@@ -17,7 +17,7 @@ from kilowatch.history.model import LatestReading
 from kilowatch.history.routes import HistoryService
 from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.timespan import Window
-from kilowatch.kit.web import CatalogueLane, HistoryLane, RecordId
+from kilowatch.kit.web import CatalogueLane, HistoryLane, InThread, RecordId
 from kilowatch.pages.forms import (
     KIND_NAMES,
     LABELS,
@@ -41,7 +41,7 @@ from kilowatch.pages.views import MOST_METRICS, until_now
 from kilowatch.pages.visitors import OwnForm, SignedIn, once_of
 from kilowatch.pages.words import N_, Language
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _SPARK_WINDOW, _SPARK_POINTS = "24h", 60
 _DEVICE_SCHEMA, _METRIC_SCHEMA = DeviceIn.model_json_schema(), MetricIn.model_json_schema()

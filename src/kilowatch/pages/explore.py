@@ -23,7 +23,7 @@ from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.paging import MAX_LIMIT, Page, page_request
 from kilowatch.kit.text import MAX_ID
 from kilowatch.kit.timespan import from_ms, resolution_named
-from kilowatch.kit.web import CatalogueLane, HistoryLane, SearchText
+from kilowatch.kit.web import CatalogueLane, HistoryLane, InThread, SearchText
 from kilowatch.pages.forms import KIND_NAMES, QUANTITY_NAMES, translated
 from kilowatch.pages.rendering import Visitor, language_of, render
 from kilowatch.pages.views import (
@@ -43,7 +43,7 @@ from kilowatch.subscriptions.model import Subscription
 from kilowatch.subscriptions.routes import SubscriptionService
 from kilowatch.subscriptions.service import Subscriptions
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _FOUND = 50
 _ROWS = 48

@@ -14,12 +14,12 @@ from kilowatch.facility.model import Site
 from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.service import ChangedGrants
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.web import Cursor, RecordId, SearchText
+from kilowatch.kit.web import Cursor, InThread, RecordId, SearchText
 from kilowatch.pages.rendering import Visitor, go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, Sent, SignedIn
 from kilowatch.pages.words import N_, Language
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _USERS, _SITES, _OF_ONE = 25, 8, 100
 """How many of each a page has; their product stays below the number of fields that a form may have."""

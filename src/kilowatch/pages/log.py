@@ -15,14 +15,14 @@ from kilowatch.facility.routes import CatalogueService
 from kilowatch.kit.paging import MAX_LIMIT, Page, page_request
 from kilowatch.kit.text import MAX_ID, Search, name_from
 from kilowatch.kit.timespan import parse_instant, zone
-from kilowatch.kit.web import Cursor, RecordId
+from kilowatch.kit.web import Cursor, InThread, RecordId
 from kilowatch.pages.forms import KIND_NAMES, LABELS, QUANTITY_NAMES, WORDS
 from kilowatch.pages.grants import ROLE_NAMES
 from kilowatch.pages.rendering import Visitor, language_of, render
 from kilowatch.pages.visitors import SignedIn
 from kilowatch.pages.words import N_, Language, moment
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _ROWS = 50
 ACTIONS = {

@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter, Request, Response
 
+from kilowatch.kit.web import InThread
 from kilowatch.operations.model import Overview
 from kilowatch.operations.routes import overview_of
 from kilowatch.pages.rendering import render
 from kilowatch.pages.visitors import SignedIn
 from kilowatch.pages.words import N_
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _ENGINES = {
     "sqlite": "SQLite",

@@ -13,14 +13,14 @@ from kilowatch.auth.schemas import UserChange, UserIn
 from kilowatch.auth.service import user_etag
 from kilowatch.errors import Conflict, Invalid, Stale
 from kilowatch.kit.paging import page_request
-from kilowatch.kit.web import CatalogueLane, Cursor, RecordId, SearchText
+from kilowatch.kit.web import CatalogueLane, Cursor, InThread, RecordId, SearchText
 from kilowatch.pages.forms import Field, Form, Group, changed, checked, fields_of, status_of
 from kilowatch.pages.rendering import go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, SignedIn, once_of
 from kilowatch.pages.words import N_
 from kilowatch.subscriptions.routes import SubscriptionService
 
-router = APIRouter(prefix="/admin/users")
+router = APIRouter(prefix="/admin/users", route_class=InThread)
 
 _ROWS = 50
 _SCHEMA = UserIn.model_json_schema()

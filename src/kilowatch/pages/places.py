@@ -14,13 +14,13 @@ from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.schemas import SiteChange, SiteIn
 from kilowatch.facility.service import site_etag
 from kilowatch.kit.timespan import zone_names
-from kilowatch.kit.web import CatalogueLane, HistoryLane, RecordId
+from kilowatch.kit.web import CatalogueLane, HistoryLane, InThread, RecordId
 from kilowatch.pages.forms import Field, Form, Group, changed, checked, fields_of, status_of, without_empty
 from kilowatch.pages.rendering import go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, SignedIn, once_of
 from kilowatch.pages.words import N_
 
-router = APIRouter(prefix="/sites")
+router = APIRouter(prefix="/sites", route_class=InThread)
 
 _SCHEMA = SiteIn.model_json_schema()
 _STALE = 412

@@ -68,6 +68,7 @@ def _environment(code: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("kilowatch.pages"),
         autoescape=True,
+        auto_reload=False,  # they change with the program alone; asking the disk each time is not free
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

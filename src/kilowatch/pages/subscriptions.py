@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from kilowatch.errors import Conflict, Fault, Invalid
 from kilowatch.kit.paging import page_request
 from kilowatch.kit.text import MAX_ID
-from kilowatch.kit.web import Cursor, RecordId
+from kilowatch.kit.web import Cursor, InThread, RecordId
 from kilowatch.pages.forms import Field, Form, Group, checked
 from kilowatch.pages.rendering import go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, Sent, SignedIn, local_path, once_of
@@ -15,7 +15,7 @@ from kilowatch.pages.words import N_
 from kilowatch.subscriptions.routes import SubscriptionService
 from kilowatch.subscriptions.schemas import SubscriptionChange, SubscriptionIn
 
-router = APIRouter()
+router = APIRouter(route_class=InThread)
 
 _ROWS = 50
 _NAME = Form((Group("", (Field("name", N_("Name"), required=True, attributes={"maxlength": "120"}),)),))

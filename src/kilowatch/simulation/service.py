@@ -145,6 +145,19 @@ class Simulation:
             for site_id, ids in _by_site(metrics).items()
         )
 
+    def unmade(self, metrics: Sequence[PlacedMetric], window: Window) -> dict[int, list[Span]]:
+        """From when until when (ms) readings of the window are still to be made, for metrics of which some are.
+
+        What was made once is there: it only becomes less, unless a device is said to begin earlier.
+        """
+        found = {}
+        for site_id, ids in _by_site(metrics).items():
+            plan = self._plan(site_id)
+            for metric_id in filter(plan.metrics.__contains__, ids):
+                if spans := plan.lacking(metric_id, window.start_ms, window.end_ms):
+                    found[metric_id] = spans
+        return found
+
     def _prepare(self, site_id: int, ids: Sequence[int], begin: int, end: int, stop: Stop) -> None:
         if not self._lacking(self._plan(site_id), ids, begin, end, now_ms=to_ms(self._clock())):
             return

@@ -24,6 +24,7 @@ from kilowatch.kit.web import (
     CatalogueLane,
     Cursor,
     HistoryLane,
+    InThread,
     Limit,
     RecordId,
     answer,
@@ -35,7 +36,7 @@ from kilowatch.subscriptions.model import Subscription
 from kilowatch.subscriptions.schemas import SubscriptionChange, SubscriptionIn
 from kilowatch.subscriptions.service import Subscriptions
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", route_class=InThread)
 
 
 async def _subscriptions(request: Request) -> Subscriptions:

@@ -1,8 +1,8 @@
 """Backups of both stores, made while they are in use. Why in this order: docs/adr/0017-backups.md."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +18,6 @@ from kilowatch.history import copying
 from kilowatch.history.copying import NOTHING, Block, Contents, added
 from kilowatch.kit.compression import zstd
 from kilowatch.kit.db import Database
-from kilowatch.kit.timespan import to_ms
 from kilowatch.transfer import catalogue
 from kilowatch.transfer.catalogue import Lines
 from kilowatch.transfer.manifest import FORMAT, CatalogueFile, Draft, HistoryFile, Manifest, Measured, write_manifest
@@ -27,8 +26,7 @@ Tell = Callable[[str, int], None]
 """Is told what is under way, and how many rows were just done. What it raises ends the backup."""
 
 _MADE_SPANS = "simulation_spans"
-_WINDOW_ERASURES = "window_erasures"
-_CLOCKS_APART = timedelta(minutes=1)
+_WINDOW_ERASURES, _DONE_AT = "window_erasures", "done_at"
 _PAUSE = 1.0
 """Of the time that a block took: so ingest, and whoever reads, have the machine for half of the time at least."""
 
@@ -65,20 +63,20 @@ def write_backup(stores: Stores, draft: Draft, *, tell: Tell = lambda _what, _ro
     """
     before = _look(stores)
     until = stores.contents.received_until()
+    erased = _erased(stores)
     history = [file for table in stores.contents.tables() for file in _write_table(stores, draft, table, until, tell)]
     with stores.database.read() as connection:
         if migrations.current_revision(connection) != before.revision:
             raise Invalid("The catalogue was brought up to date while the backup was made; make another one.")
         tables = catalogue.tables_of(connection)
         sequences = catalogue.sequences_of(connection, tables)
-        extra = _to_be_erased(connection, tables, before.at, until, after=sequences.get(_WINDOW_ERASURES, 0))
         files = []
         for table in tables:
             lines = catalogue.lines_of(connection, table)
             if table.name == _MADE_SPANS:
                 lines = _sure_spans(connection, table, before.made, until)
             elif table.name == _WINDOW_ERASURES:
-                lines = _followed_by(lines, [msgspec.json.encode(row) for row in extra])
+                lines = _to_be_done(lines, _names(table), erased)
             files.append(_write_lines(draft, table, lines, tell))
     manifest = Manifest(
         format=FORMAT,
@@ -87,7 +85,7 @@ def write_backup(stores: Stores, draft: Draft, *, tell: Tell = lambda _what, _ro
         until=until,
         revision=before.revision,
         history_schema=stores.contents.schema(),
-        sequences=sequences | ({_WINDOW_ERASURES: extra[-1][0]} if extra else {}),
+        sequences=sequences,
         catalogue=files,
         history=history,
     )
@@ -106,6 +104,16 @@ def _look(stores: Stores) -> Before:
         if revision is None or revision not in migrations.revisions():
             raise Invalid("The catalogue is of another version; run `kilowatch migrate` first.")
         return Before(stores.now(), revision, _spans(connection, catalogue.tables_of(connection)))
+
+
+def _erased(stores: Stores) -> set[int]:
+    """Notes of deletions that are done, so that nothing of what they deleted will be read."""
+    with stores.database.read() as connection:
+        for table in catalogue.tables_of(connection):
+            if table.name == _WINDOW_ERASURES and _DONE_AT in table.columns:
+                notes = select(table.columns["id"]).where(table.columns[_DONE_AT].is_not(None))
+                return set(connection.execute(notes).scalars())
+    return set()
 
 
 # ── the history ──
@@ -191,10 +199,17 @@ def _names(table: Table) -> list[str]:
     return [str(name) for name in table.columns.keys()]  # noqa: SIM118 - a collection of columns has columns
 
 
-def _followed_by(lines: Iterator[list[bytes]], more: list[bytes]) -> Iterator[list[bytes]]:
-    yield from lines
-    if more:
-        yield more
+def _to_be_done(lines: Iterator[list[bytes]], names: Sequence[str], erased: Collection[int]) -> Iterator[list[bytes]]:
+    """Rows of `window_erasures`: what was erased while the history was read is to be erased once more.
+
+    It may be in the backup. The first start after a restore does it.
+    """
+    for some in lines:
+        rows = [dict(zip(names, msgspec.json.decode(line), strict=True)) for line in some]
+        for row in rows:
+            if _DONE_AT in row and row["id"] not in erased:
+                row[_DONE_AT] = None
+        yield [msgspec.json.encode(list(row.values())) for row in rows]
 
 
 def _spans(connection: Connection, tables: Sequence[Table]) -> Spans:
@@ -237,41 +252,3 @@ def overlaps(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]])
             found.append((max(begin, others[at][0]), min(end, others[at][1])))
             at += 1
     return found
-
-
-def _to_be_erased(
-    connection: Connection, tables: Sequence[Table], since: datetime, until: int, *, after: int
-) -> list[list[int]]:
-    """Rows of `window_erasures` for what was erased while the history was read: it may be in the backup already.
-
-    The first start after a restore erases it again. The audit log knows what was; the notes of it are gone by now.
-    """
-    by_name = {table.name: table for table in tables}
-    if _WINDOW_ERASURES not in by_name:
-        return []
-    audit, devices, metrics = (by_name[name].columns for name in ("audit", "devices", "metrics"))
-    told = connection.execute(
-        select(audit["site_id"], audit["object"], audit["details"], audit["at"])
-        .where(audit["action"] == "readings_deleted")
-        .order_by(audit["id"].desc())
-    )
-    found = []
-    for site_id, path, details, at in told:
-        aware = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-        if aware < since - _CLOCKS_APART:
-            break
-        *_, device, key = path.split("/")
-        metric_id = connection.execute(
-            select(metrics["id"])
-            .join(by_name["devices"], devices["id"] == metrics["device_id"])
-            .where(devices["site_id"] == site_id, devices["slug"] == device, metrics["key"] == key)
-        ).scalar_one_or_none()
-        if metric_id is not None:
-            start, end = (to_ms(datetime.fromisoformat(details[name])) for name in ("start", "end"))
-            # What was sent again before the backup began, after a deletion of just before that, is spared.
-            received_until = until if aware >= since else min(until, to_ms(aware))
-            found.append({"metric_id": metric_id, "start": start, "end": end, "received_until": received_until})
-    return [
-        [({"id": after + number} | values)[name] for name in _names(by_name[_WINDOW_ERASURES])]
-        for number, values in enumerate(found, 1)
-    ]

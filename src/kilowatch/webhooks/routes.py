@@ -7,12 +7,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from kilowatch.auth.routes import Who
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, Lane, Limit, RecordId, answer, created
+from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, InThread, Lane, Limit, RecordId, answer, created
 from kilowatch.webhooks.model import Delivery, PutWebhook, Webhook
 from kilowatch.webhooks.schemas import WebhookIn
 from kilowatch.webhooks.service import Webhooks
 
-router = APIRouter(prefix="/api/v1/subscriptions/{subscription_id}/webhook", tags=["Webhooks"])
+router = APIRouter(prefix="/api/v1/subscriptions/{subscription_id}/webhook", tags=["Webhooks"], route_class=InThread)
 
 
 async def _webhooks(request: Request) -> Webhooks:
