@@ -157,17 +157,12 @@ class TestADeletionThatWasCutOff:
         world.send(metric, ("2026-01-05T09:00:00Z", 1), ("2026-01-05T10:00:00Z", 2))
         history = world.services.history
         assert history is not None
-        engine, done = history._engine, [0]
-        command = engine.command
 
-        def stops(sql: str, parameters: Any) -> None:
-            if done[0] == 2:
-                raise HistoryUnavailable
-            done[0] += 1
-            command(sql, parameters)
+        def stops(_sql: str, _parameters: Any) -> None:
+            raise HistoryUnavailable
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "command", stops)
+            patch.setattr(history._engine, "command", stops)  # which puts in anew what is the newest
             assert remove(world.technician, metric).status_code == 503
         return metric
 
