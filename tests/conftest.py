@@ -7,12 +7,12 @@ process, one database in it a test), or also a ClickHouse server where KILOWATCH
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -20,7 +20,6 @@ import pytest
 import structlog
 from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
 from sqlalchemy import Column, Table, func, select
 
 from kilowatch import migrations
@@ -351,15 +350,20 @@ def open_world(settings: Settings, clock: Clock) -> Iterator[World]:
     with TestClient(create_app(settings, clock=clock)) as client:
         world = World(client.app.state.services, client, clock)  # type: ignore[attr-defined]  # a FastAPI app
         world.people["anonymous"] = Person(0, "", "", world.http())
-        is_as_ever = type(clock) is Clock and clock.now == START and settings.secret_key == SecretStr(SECRET_KEY)
-        is_as_ever = is_as_ever and _is_empty(world.services.database)
-        if is_as_ever and _Settled.first is not None:
-            _Settled.first.settle(world)
+        rules, is_empty = _rules(settings, clock), _is_empty(world.services.database)
+        if is_empty and rules in _SETTLED:
+            _SETTLED[rules].settle(world)
         else:
             _settle(world)
-            if is_as_ever:
-                _Settled.first = _Settled.of(world)
+            if is_empty:
+                _SETTLED[rules] = _Settled.of(world)
         yield world
+
+
+def _rules(settings: Settings, clock: Clock) -> Hashable:
+    """What the people of a world and their tokens hang on: all but where the stores are."""
+    stores = {"data_dir", "database_url", "history_url"}
+    return clock(), settings.secret_key or object(), repr(settings.model_dump(exclude=stores))
 
 
 def _is_empty(database: Database) -> bool:
@@ -382,12 +386,12 @@ def _settle(world: World) -> None:
 
 @dataclass
 class _Settled:
-    """What the first world's catalogue had once people and sites were there. Others get the same rows, in no time."""
+    """What a world's catalogue had once people and sites were there. Others like it get the same rows, in no time."""
 
-    first: ClassVar["_Settled | None"] = None
-
-    world: World
     rows: dict[Table, list[dict[str, Any]]]
+    sites: tuple[int, int]
+    people: list[tuple[str, int, str, str, str]]
+    """Their names here, ids, emails, passwords and tokens."""
 
     @classmethod
     def of(cls, world: World) -> "_Settled":
@@ -397,7 +401,12 @@ class _Settled:
                 for table in Base.metadata.sorted_tables
                 if table.name != "arrival_clock"  # of which the migration has made the only row
             }
-        return cls(replace(world, people=dict(world.people)), {table: some for table, some in rows.items() if some})
+        people = [
+            (name, person.id, person.email, person.password, person.http.headers["Authorization"].split()[1])
+            for name, person in world.people.items()
+            if person is not world.anonymous
+        ]
+        return cls({table: some for table, some in rows.items() if some}, (world.north, world.south), people)
 
     def settle(self, world: World) -> None:
         with world.services.database.write() as connection:
@@ -406,10 +415,12 @@ class _Settled:
                 if connection.dialect.name == "postgresql" and isinstance(table.c.get("id"), Column):
                     sequence = func.pg_get_serial_sequence(table.name, "id")
                     connection.execute(select(func.setval(sequence, max(row["id"] for row in rows))))
-        world.north, world.south = self.world.north, self.world.south
-        for name, person in self.world.people.items():
-            bearer = person.http.headers.get("Authorization", "").removeprefix("Bearer ")
-            world.people[name] = replace(person, http=world.http(bearer))
+        world.north, world.south = self.sites
+        for name, *person, token in self.people:
+            world.people[name] = Person(*person, http=world.http(token))
+
+
+_SETTLED: dict[Hashable, _Settled] = {}
 
 
 @pytest.fixture
