@@ -416,8 +416,8 @@ class _Settled:
                     sequence = func.pg_get_serial_sequence(table.name, "id")
                     connection.execute(select(func.setval(sequence, max(row["id"] for row in rows))))
         world.north, world.south = self.sites
-        for name, *person, token in self.people:
-            world.people[name] = Person(*person, http=world.http(token))
+        for name, user_id, email, password, token in self.people:
+            world.people[name] = Person(user_id, email, password, world.http(token))
 
 
 _SETTLED: dict[Hashable, _Settled] = {}
