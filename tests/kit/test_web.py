@@ -8,14 +8,14 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from kilowatch.app import _routes, create_app
 from kilowatch.config import Settings
-from kilowatch.kit.web import BodyLimit
+from kilowatch.kit.web import BodyLimit, install_errors
 from tests.conftest import World
 
 SITE = "/api/v1/sites"
@@ -269,6 +269,39 @@ class TestLargeBodies:
     def test_keep_no_small_one_waiting(self) -> None:
         held, _ = self._taken([(str(number), self.CHUNKED) for number in range(10)] + [("0", self.SMALL)] * 3)
         assert len(held) == 8 + 3
+
+    @pytest.mark.parametrize("header", [CHUNKED, DECLARED])
+    def test_that_come_too_slowly_are_refused_and_the_next_gets_the_turn(self, header: tuple[bytes, bytes]) -> None:
+        app = FastAPI()
+        install_errors(app)
+
+        @app.post("/")
+        async def take(request: Request) -> int:
+            return len(await request.body())
+
+        statuses: list[int] = []
+
+        async def ask(limit: BodyLimit, body: list[Message]) -> None:
+            async def receive() -> Message:
+                if not body:
+                    await anyio.sleep_forever()
+                return body.pop()
+
+            async def send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "client": ("a", 1)}
+            await limit(scope | {"headers": [header], "app": app}, receive, send)
+
+        async def one_after_another() -> None:
+            limit = BodyLimit(app, max_bytes=10_000_000, grace_s=0)
+            for _ in range(4):
+                await ask(limit, [])
+            await ask(limit, [{"type": "http.request", "body": b"x", "more_body": False}])
+
+        anyio.run(one_after_another)
+        assert statuses == [408, 408, 408, 408, 200]
 
 
 class TestRoutes:

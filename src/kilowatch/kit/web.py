@@ -1,6 +1,7 @@
 """HTTP for every room: answers, problem documents, body limits, and the threads that slow calls run on."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -225,18 +226,22 @@ def _fault(item: dict[str, Any]) -> errors.Fault:
 _LARGE_BYTES = 1024 * 1024
 _LARGE_AT_ONCE = 8
 _LARGE_OF_ONE_CLIENT = 4
+_GRACE_S = 30.0
+_SLOWEST_BYTES_S = 16 * 1024
 
 
 class BodyLimit:
     """Refuses a request body over the limit with 413, before anything of it is looked at.
 
     Large ones are taken in turn, so that memory holds them: what waits for its turn is not read, and stays with
-    whoever sends it. One client never has all turns.
+    whoever sends it. One client never has all turns, and none keeps one by sending slowly (408).
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, grace_s: float = _GRACE_S) -> None:
+        """`grace_s`: how much longer a large body may take than at 16 KiB/s."""
         self.app = app
         self.max_bytes = max_bytes
+        self._grace_s = grace_s
         self._turns = anyio.CapacityLimiter(_LARGE_AT_ONCE)
         self._turns_of: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()
 
@@ -266,7 +271,10 @@ class BodyLimit:
         client = (scope.get("client") or ("",))[0]
         turns = self._turns_of.setdefault(client, anyio.CapacityLimiter(_LARGE_OF_ONE_CLIENT))
         async with turns, self._turns:
-            await take(scope, receive, send)
+            try:
+                await take(scope, _in_time(receive, self._grace_s), send)
+            except HTTPException as slow:  # as it was read here, and not by the application
+                await problem(Request(scope), slow.status_code, slow.detail, headers=slow.headers)(scope, receive, send)
 
     async def _take_chunked(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
@@ -309,6 +317,25 @@ class BodyLimit:
         response = problem(Request(scope), 413, detail)
         response.headers["Connection"] = "close"
         await response(scope, receive, send)
+
+
+def _in_time(receive: Receive, grace_s: float) -> Receive:
+    """The same, but for `HTTPException` where a body comes too slowly. What comes after it may take its time."""
+    began = time.monotonic()
+    received, is_whole = 0, False
+
+    async def in_time() -> Message:
+        nonlocal received, is_whole
+        left = began + grace_s + received / _SLOWEST_BYTES_S - time.monotonic()
+        with anyio.move_on_after(math.inf if is_whole else max(0, left)):
+            message = await receive()
+            received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            return message
+        detail = said("The body came too slowly: less than 16 KiB/s. Send it in smaller parts, or compressed.")
+        raise HTTPException(408, detail, {"Connection": "close"})
+
+    return in_time
 
 
 # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
