@@ -81,6 +81,7 @@ _SERVICES = (
     "operations",
 )
 _PASSWORD_THREADS = 2
+_DELETION_THREADS = 2
 _INGEST_THREADS = 16
 _HEALTH_THREADS = 2
 _OPERATIONS_THREADS = 8
@@ -115,6 +116,7 @@ class Kilowatch:
             + settings.history_threads
             + _INGEST_THREADS
             + _PASSWORD_THREADS
+            + 2 * _DELETION_THREADS  # alone meanwhile
             + _HEALTH_THREADS
             + _OPERATIONS_THREADS
             + _LIVE_THREADS
@@ -208,7 +210,7 @@ class Kilowatch:
 
     def folder(self) -> Chore:
         """Has old readings folded, in one of the processes at this database."""
-        return folder(self.folding(), Leadership(self.database, "folding"))
+        return folder(self.folding(), self.catalogue.finish_erasures, Leadership(self.database, "folding"))
 
     def close(self) -> None:
         if self.history is not None:
@@ -366,6 +368,7 @@ def _lanes(settings: Settings) -> dict[str, Lane]:
         "history": Lane(settings.history_threads),
         "ingest": Lane(_INGEST_THREADS),
         "password": Lane(_PASSWORD_THREADS),
+        "deletion": Lane(_DELETION_THREADS),
         "health": Lane(_HEALTH_THREADS),
         "operations": Lane(_OPERATIONS_THREADS),
         "webhook": Lane(_WEBHOOK_THREADS),

@@ -220,9 +220,9 @@ def with_password(url: str, path: Path | str, *, place: str, variable: str) -> s
 
     Raises `ValueError`, which names where the URL stands (`place`) and what names the file (`variable`).
     """
-    user, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    user, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
     if not at or not user:
-        raise ValueError(f"{variable} needs a {place} that names a user, as in `…://user@{host or 'host'}/name`.")
+        raise ValueError(f"{variable} needs a {place} that names a user, as in `…://user@host/name`.")
     if ":" in user:
         raise ValueError(f"{place} has a password, and {variable} is set; leave one of them out.")
     return url.replace(f"://{user}@", f"://{user}:{quote(read_secret(variable, path), safe='')}@", 1)

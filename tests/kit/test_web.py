@@ -216,11 +216,13 @@ class TestClientThatGoesAway:
 
 
 class TestLargeBodies:
-    """Those over 1 MiB, or of no declared length: 8 at once, 4 of a client."""
+    """Those over 1 MiB: 8 at once, 4 of a client."""
 
     CHUNKED = (b"transfer-encoding", b"chunked")
     DECLARED = (b"content-length", b"2000000")
     SMALL = (b"content-length", b"1000000")
+    SMALL_CHUNKED = (b"transfer-encoding", b"Chunked")
+    LARGE_CHUNK: Message = {"type": "http.request", "body": bytes(1024 * 1024 + 1), "more_body": True}  # noqa: RUF012
 
     def _taken(self, clients: list[tuple[str, tuple[bytes, bytes]]]) -> tuple[list[str], list[str]]:
         """Whose bodies are asked for while none of them ends; and whose are in the end."""
@@ -229,11 +231,14 @@ class TestLargeBodies:
         may_end = anyio.Event()
 
         async def app(scope: Scope, receive: Receive, _send: Send) -> None:
-            if dict(scope["headers"]).get(b"content-length"):  # of the others the limit itself has read the body
-                await receive()
+            await receive()
 
         async def ask(limit: BodyLimit, client: str, header: tuple[bytes, bytes]) -> None:
+            read = [self.LARGE_CHUNK] if header == self.CHUNKED else []
+
             async def receive() -> Message:
+                if read:
+                    return read.pop()
                 began.append(client)
                 await may_end.wait()
                 return {"type": "http.request", "body": b"x", "more_body": False}
@@ -267,8 +272,16 @@ class TestLargeBodies:
         assert len(read) == 15
 
     def test_keep_no_small_one_waiting(self) -> None:
-        held, _ = self._taken([(str(number), self.CHUNKED) for number in range(10)] + [("0", self.SMALL)] * 3)
-        assert len(held) == 8 + 3
+        held, _ = self._taken(
+            [(str(number), self.CHUNKED) for number in range(10)] + [("0", self.SMALL), ("0", self.SMALL_CHUNKED)]
+        )
+        assert len(held) == 8 + 2
+
+    def test_of_one_network_are_of_one_client(self) -> None:
+        held, _ = self._taken([(f"2001:db8::{number}", self.DECLARED) for number in range(6)])
+        assert len(held) == 4
+        held, _ = self._taken([(f"2001:db8:0:{number}::1", self.DECLARED) for number in range(6)])
+        assert len(held) == 6
 
     @pytest.mark.parametrize("header", [CHUNKED, DECLARED])
     def test_that_come_too_slowly_are_refused_and_the_next_gets_the_turn(self, header: tuple[bytes, bytes]) -> None:
@@ -282,7 +295,11 @@ class TestLargeBodies:
         statuses: list[int] = []
 
         async def ask(limit: BodyLimit, body: list[Message]) -> None:
+            chunks = [self.LARGE_CHUNK] if header == self.CHUNKED else []
+
             async def receive() -> Message:
+                if chunks:
+                    return chunks.pop()
                 if not body:
                     await anyio.sleep_forever()
                 return body.pop()

@@ -82,7 +82,7 @@ class ErasureRow(Base):
     """A metric that is deleted here and whose readings are still to be erased from the history.
 
     Written with the deletion and removed when the history has done its part, so that a crash between the two is
-    made good at the next start.
+    made good within ten minutes.
     """
 
     __tablename__ = "erasures"

@@ -32,6 +32,7 @@ from kilowatch.kit.web import (
     NO_CONTENT,
     CatalogueLane,
     Cursor,
+    DeletionLane,
     HistoryLane,
     InThread,
     Limit,
@@ -204,7 +205,7 @@ def change_site(catalogue: CatalogueService, who: Who, site_id: RecordId, body: 
     summary="Delete a site",
     **operation(Deleted, 401, 403, 404, 422, example=_DELETED, description="What went with it."),
 )
-async def delete_site(catalogue: CatalogueService, lane: HistoryLane, who: Who, site_id: RecordId) -> Response:
+async def delete_site(catalogue: CatalogueService, lane: DeletionLane, who: Who, site_id: RecordId) -> Response:
     """For administrators. Its devices, metrics, readings and grants go with it."""
     return answer(await lane.run(catalogue.delete_site, who, site_id))
 
@@ -363,7 +364,7 @@ def change_device(
     **operation(Deleted, 401, 403, 404, 412, 422, example=_DELETED, description="What went with it."),
 )
 async def delete_device(
-    catalogue: CatalogueService, lane: HistoryLane, who: Who, device_id: RecordId, if_match: IfMatch = None
+    catalogue: CatalogueService, lane: DeletionLane, who: Who, device_id: RecordId, if_match: IfMatch = None
 ) -> Response:
     """For technicians of the site. Its metrics and all their readings go with it; nothing is kept."""
     return answer(await lane.run(catalogue.delete_device, who, device_id, if_match=if_match))
@@ -452,7 +453,7 @@ async def change_metric(
     summary="Delete a metric",
     **operation(Deleted, 401, 403, 404, 409, 422, example=_DELETED, description="What went with it."),
 )
-async def delete_metric(catalogue: CatalogueService, lane: HistoryLane, who: Who, metric_id: RecordId) -> Response:
+async def delete_metric(catalogue: CatalogueService, lane: DeletionLane, who: Who, metric_id: RecordId) -> Response:
     """For technicians of the site. Its readings go with it; a device's last metric can't be deleted."""
     return answer(await lane.run(catalogue.delete_metric, who, metric_id))
 
@@ -465,7 +466,7 @@ async def delete_metric(catalogue: CatalogueService, lane: HistoryLane, who: Who
 )
 async def delete_readings(
     catalogue: CatalogueService,
-    lane: HistoryLane,
+    lane: DeletionLane,
     who: Who,
     metric_id: RecordId,
     start: WindowStart,

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -184,7 +183,6 @@ class Catalogue:
         self._readings = readings
         self._simulation = simulation
         self._clock = clock
-        self._correcting = threading.Lock()
 
     def list_kinds(self, caller: Caller) -> list[KindInfo]:
         """The kinds of device there are, for anybody who is signed in."""
@@ -591,15 +589,15 @@ class Catalogue:
 
         Raises:
             Unavailable: the history does not answer. If that was after the deletion was noted, it is done with the
-                next deletion, or at the next start.
+                next deletion, or within ten minutes.
         """
         with self._gate.reading(caller, scope="write") as work:
             require_technician(metric_of(work.connection, work.who, metric_id)[1])
             metric_there = placed_metric(work.connection, work.who, metric_id)
         self._simulation.prepare([metric_there], window)  # or what nobody has asked for yet would come back
         # One at a time, or two would count the same readings.
-        with self._correcting, self._database.alone(FOLDING):
-            self._erase_windows()
+        with self._database.alone(FOLDING):
+            self._erase_windows(metric_id)
             # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
             stored = self._readings.stored_in_window(metric_id, window)
             _refuse_cut_quarters(window, stored)
@@ -608,7 +606,7 @@ class Catalogue:
                 require_technician(role)
                 if stored.readings:
                     _note_deletion(work, metric, window, stored)
-            self._erase_windows()
+            self._erase_windows(metric_id)
         return DeletedReadings(stored.readings)
 
     # ── audit ──
@@ -629,14 +627,17 @@ class Catalogue:
     # ── what deletions leave to do ──
 
     def finish_erasures(self) -> None:
-        """At start: erase readings of deleted metrics that a crash, or an engine that did not answer, left behind."""
+        """At a start, and now and then: erase what a crash, or an engine that did not answer in time, left behind."""
         with self._database.read() as connection:
             pending = store.erasures(connection)
             windows = store.window_erasures(connection)
-        self._erase(pending)
-        if windows:  # else it waits for nobody
-            with self._correcting, self._database.alone(FOLDING):
-                self._erase_windows()
+        try:
+            self._erase(pending)
+            if windows:  # else it waits for nobody
+                with self._database.alone(FOLDING):
+                    self._erase_windows()
+        except Unavailable as error:  # an engine at work on a large table keeps nobody from anything else
+            log.warning("deletions are still to be finished", reason=error.detail)
 
     def _erase(self, metrics: list[int]) -> None:
         """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""
@@ -650,11 +651,13 @@ class Catalogue:
             with self._database.write() as connection:
                 store.forget_erasures(connection, before=long_ago)
 
-    def _erase_windows(self) -> None:
-        """Erase readings whose deletion is noted, and note that it is done. Whoever calls it holds `_correcting`."""
+    def _erase_windows(self, metric_id: int | None = None) -> None:
+        """Erase readings whose deletion is noted, all or one metric's, and note that it is done. While alone."""
         with self._database.read() as connection:
             pending = store.window_erasures(connection)
         for erasure in pending:
+            if metric_id not in (None, erasure.metric_id):
+                continue
             window = Window(from_ms(erasure.start), from_ms(erasure.end))
             self._readings.erase_window(erasure.metric_id, window, received_until=erasure.received_until)
             now = self._clock()

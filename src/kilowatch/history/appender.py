@@ -49,6 +49,10 @@ class TookTooLong(Unavailable):
         super().__init__("The readings took too long until they were stored; send them again.", retry_after_s=1)
 
 
+class StoredTooLate(TookTooLong):
+    """They may be stored."""
+
+
 class _Stored(Future[int]):
     """`span`: of whoever waits for it."""
 
@@ -128,7 +132,7 @@ class Appender:
         return len(self._waiting), self._waiting_rows
 
     def _write(self, group: list[tuple[Batch, _Stored]]) -> None:
-        group = _in_time(group)
+        group = _in_time(group, else_=TookTooLong)
         if not group:
             return
         began, readings = time.perf_counter(), sum(len(batch) for batch, _ in group)
@@ -145,7 +149,7 @@ class Appender:
                 done.set_exception(error)
         else:
             metrics.inserted(readings=readings, batches=len(group), seconds=time.perf_counter() - began)
-            for _, done in _in_time(group):  # those that are not may be stored: sent again, they are compared
+            for _, done in _in_time(group, else_=StoredTooLate):
                 done.set_result(turn.received_at)
 
     def _next_group(self) -> list[tuple[Batch, _Stored]] | None:
@@ -168,7 +172,7 @@ class Appender:
             return group
 
 
-def _in_time(group: list[tuple[Batch, _Stored]]) -> list[tuple[Batch, _Stored]]:
+def _in_time(group: list[tuple[Batch, _Stored]], *, else_: type[TookTooLong]) -> list[tuple[Batch, _Stored]]:
     """Those that were not checked too long ago; whoever waits for the others is told."""
     now = time.monotonic()
     kept = []
@@ -176,7 +180,7 @@ def _in_time(group: list[tuple[Batch, _Stored]]) -> list[tuple[Batch, _Stored]]:
         if batch.checked_at is None or now - batch.checked_at < STORED_WITHIN_S:
             kept.append((batch, done))
         else:
-            done.set_exception(TookTooLong())
+            done.set_exception(else_())
     return kept
 
 

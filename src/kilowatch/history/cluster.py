@@ -28,7 +28,7 @@ SETTINGS = {
     "prefer_localhost_replica": 0,
     # Rows that come again replace themselves. What was deleted and comes again must not be taken for a repetition.
     "insert_deduplicate": 0,
-    # A server that is away gets what changes tables when it is back; nobody waits for that.
+    # A server that is away gets what changes tables when it is back; a deletion says so after a while.
     "distributed_ddl_task_timeout": 20,
     "distributed_product_mode": "local",  # a subquery asks for the same metrics, which lie in the same shard
     # Raw readings go that a cell stands for, which lies in the same shard. A replica that has not got the cell yet

@@ -3,6 +3,7 @@
 import math
 import queue
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ _CONNECTION_WAIT_S = 10
 _ANSWER_WITHIN_S = 30
 """Of a server. Of a question that takes longer it says before then how far it is."""
 
-_REMOVED_WITHIN_S = 45
+_REMOVED_WITHIN_S = 25
 """What somebody waits for to be removed; nginx waits for 75 s."""
 
 _LOOK_AFTER_S, _LOOK_AGAIN_S = 0.005, 0.5
@@ -136,6 +137,7 @@ class Engine:
         self._breaker = Breaker(OperationalError, refusal=_away)
         self._clients: list[Client] = []
         self._connections = connections
+        self._opening = threading.Lock()
         self._idle: queue.LifoQueue[Client | None] = queue.LifoQueue()
         """`None` for one that nobody has needed yet: to open one takes longer than most statements."""
         for _ in range(connections):
@@ -211,20 +213,25 @@ class Engine:
         with _Statement(sql):
             with self._client() as client:
                 client.command(changing, parameters={**parameters, "mark": mark})
-            pause = _LOOK_AFTER_S
-            while not (self._is_removed(mark) or stop()):
-                if time.monotonic() > deadline:
+            pause, seen = _LOOK_AFTER_S, 0
+            while True:
+                servers, begun, done = self._progress(mark)
+                if servers <= begun == done or stop():
+                    return
+                if time.monotonic() > deadline or begun < seen:  # fewer: somebody has killed it
                     raise NotRemovedYet
+                seen = begun
                 time.sleep(pause)
                 pause = min(2 * pause, _LOOK_AGAIN_S)
 
-    def _is_removed(self, mark: str) -> bool:
+    def _progress(self, mark: str) -> tuple[int, int, int]:
+        """How many servers there are, have begun a removal, and are done with it."""
         answer = self._raw(statements.PROGRESS, {"mark": mark}, "TSVRaw").decode()
         servers, begun, done, problem = answer.rstrip("\n").split("\t", 3)
         if problem:
             log.error("the history engine fails at a deletion, and tries again", reason=problem)
             raise NotRemovedYet
-        return int(servers) <= int(begun) == int(done)
+        return int(servers), int(begun), int(done)
 
     def insert(self, table: str, columns: Sequence[str], body: bytes, form: str) -> None:
         """One block in one of the engine's formats. Only one thread at a time may insert."""
@@ -266,9 +273,10 @@ class Engine:
             self._idle.put(client)
 
     def _opened(self) -> Client:
-        client = self._connect(create=False)
-        self._clients.append(client)
-        return client
+        with self._opening:
+            client = self._connect(create=False)
+            self._clients.append(client)
+            return client
 
     def _missing(self, client: Client) -> list[Step]:
         """The migrations that were not run yet. Raises `Invalid` if some were that are not known here."""

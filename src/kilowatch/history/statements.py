@@ -391,7 +391,7 @@ ERASE_FOLDED_WINDOW = (
     ALTER TABLE quarters DELETE
     WHERE metric_id IN {ids:Array(UInt32)}
         AND begins >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')
-        AND begins < fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+        AND begins <= fromUnixTimestamp64Milli({end:Int64} - 900000, 'UTC')
         AND received_until <= fromUnixTimestamp64Milli({received_until:Int64}, 'UTC')
     """,
 )

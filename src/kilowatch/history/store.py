@@ -106,6 +106,8 @@ class HistoryStore:
         self.spans = Spans(memory_bytes if self._alone else 0)
         self._newest = Newest()
         self._recent = Recent()
+        self._erasing: set[int] = set()
+        """Metrics of which readings that are still there may be gone in a moment: none of them is as good as stored."""
         self._changes = Changes()
         self._unsure: set[int] = set()
         self._frontier = None if shared_by is None else Frontier()
@@ -325,6 +327,7 @@ class HistoryStore:
         deadline = patience()
         # One at a time: what one finds to be the newest reading may be what another is just removing.
         with self._correcting:
+            self._erasing.add(metric_id)
             try:
                 self._engine.remove(of_readings, parameters, deadline=deadline)
                 self.folded.erase_window(metric_id, window, received_until=received_until, deadline=deadline)
@@ -342,6 +345,7 @@ class HistoryStore:
                 self._engine.command(newest_left, parameters)
                 self._touch([metric_id])
             self._changes.unknown()
+            self._erasing.discard(metric_id)
 
     def compare(self, batch: Batch, *, as_of: Stamp | None = None) -> Compared:
         """Look for what is stored already at the times of a batch's readings, before it is submitted.
@@ -579,6 +583,7 @@ class HistoryStore:
             return rows
         same = np.zeros(len(rows), bool)
         same[late] = self._same(rows.at(late), newest)
+        same &= ~np.isin(rows.metric_ids, list(self._erasing))
         return rows.at(~same) if same.any() else rows
 
     def _same(self, rows: Rows, newest: NewestOf) -> Flags:

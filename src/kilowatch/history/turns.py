@@ -141,9 +141,11 @@ class SharedTurns:
         self._last = 0
         self._unsure = True  # an earlier process may have stored, and ended before it could say so
         with database.write() as connection:
-            # Nothing is stored in this turn, but it has a number, which others wait to hear of.
+            # Nothing is stored in this turn, but it has a number, which others wait to hear of. The transactions of
+            # turns before it may have been another server's, whose database was copied or restored.
             turn = self._begin(connection, last)
-            turn.metric_ids = turn.reached = ()
+            turn.metric_ids = turn.reached = None if turn.lost else ()
+            turn.transactions = turn.transactions.split()[0]
             self._end(connection, turn)
 
     @contextmanager

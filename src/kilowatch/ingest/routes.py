@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from kilowatch.auth.routes import MaybeOnce, Who
+from kilowatch.history.appender import StoredTooLate
 from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
 from kilowatch.ingest.service import Intake, Taking
@@ -174,6 +175,8 @@ async def settle(intake: Intake, lane: Lane, taking: Taking) -> None:
         if taking.stored is not None:
             with spent("storing"):
                 await asyncio.wrap_future(taking.stored)
+    except StoredTooLate:
+        raise
     except Exception:
         await lane.run(intake.give_up, taking)
         raise

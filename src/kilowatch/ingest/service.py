@@ -17,6 +17,7 @@ from kilowatch.config import Settings
 from kilowatch.errors import Forbidden, TooLarge, Unavailable
 from kilowatch.facility import service as facility
 from kilowatch.facility.model import PlacedMetric
+from kilowatch.history.appender import StoredTooLate
 from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
 from kilowatch.ingest import formats
 from kilowatch.ingest.line_protocol import OldPrecision, read_lines
@@ -95,6 +96,8 @@ class Intake:
         if taking.stored is not None:
             try:
                 taking.stored.result()
+            except StoredTooLate:
+                raise
             except Exception:
                 self.give_up(taking)
                 raise

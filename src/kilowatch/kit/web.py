@@ -4,10 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial, wraps
 from http import HTTPStatus
 from inspect import iscoroutinefunction
+from ipaddress import IPv6Network
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -228,6 +229,7 @@ _LARGE_AT_ONCE = 8
 _LARGE_OF_ONE_CLIENT = 4
 _GRACE_S = 30.0
 _SLOWEST_BYTES_S = 16 * 1024
+_LONGEST_S = 300.0
 
 
 class BodyLimit:
@@ -254,7 +256,8 @@ class BodyLimit:
         if declared.isdigit():
             await self._take_declared(int(declared), scope, receive, send)
         elif is_chunked:
-            await self._in_turn(self._take_chunked, scope, receive, send)
+            with suppress(ClientDisconnect):  # there is nobody to answer
+                await self._take_chunked(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -268,7 +271,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
 
     async def _in_turn(self, take: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        client = (scope.get("client") or ("",))[0]
+        client = _network((scope.get("client") or ("",))[0])
         turns = self._turns_of.setdefault(client, anyio.CapacityLimiter(_LARGE_OF_ONE_CLIENT))
         async with turns, self._turns:
             try:
@@ -278,24 +281,23 @@ class BodyLimit:
 
     async def _take_chunked(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.max_bytes:
-                await self._refuse(scope, receive, send)
-                return
-        sent = False
+        if await _read(body, receive, _LARGE_BYTES):
+            await self._take_read(body, scope, receive, send)
+        else:
+            await self._in_turn(partial(self._take_rest, body), scope, receive, send)
+
+    async def _take_rest(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+        await _read(body, receive, self.max_bytes)
+        await self._take_read(body, scope, receive, send)
+
+    async def _take_read(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(body) > self.max_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        messages: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return messages.pop() if messages else await receive()
 
         await self.app(scope, replay, send)
 
@@ -319,6 +321,31 @@ class BodyLimit:
         await response(scope, receive, send)
 
 
+def _network(address: str) -> str:
+    """The address of a client by IPv4, or the /64 of one by IPv6, which has all of that."""
+    try:
+        return str(IPv6Network(f"{address.partition('%')[0]}/64", strict=False))
+    except ValueError:
+        return address
+
+
+async def _read(body: bytearray, receive: Receive, most: int) -> bool:
+    """Whether all of a body is there, and not only the first of more than `most` bytes.
+
+    Raises:
+        ClientDisconnect: the client went away before.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return True
+        if len(body) > most:
+            return False
+
+
 def _in_time(receive: Receive, grace_s: float) -> Receive:
     """The same, but for `HTTPException` where a body comes too slowly. What comes after it may take its time."""
     began = time.monotonic()
@@ -326,7 +353,7 @@ def _in_time(receive: Receive, grace_s: float) -> Receive:
 
     async def in_time() -> Message:
         nonlocal received, is_whole
-        left = began + grace_s + received / _SLOWEST_BYTES_S - time.monotonic()
+        left = began + min(grace_s + received / _SLOWEST_BYTES_S, _LONGEST_S) - time.monotonic()
         with anyio.move_on_after(math.inf if is_whole else max(0, left)):
             message = await receive()
             received += len(message.get("body", b""))
@@ -411,6 +438,15 @@ async def _history_lane(request: Request) -> Lane:
 
 
 HistoryLane = Annotated[Lane, Depends(_history_lane)]
+
+
+async def _deletion_lane(request: Request) -> Lane:
+    lane: Lane = request.app.state.deletion_lane
+    return lane
+
+
+DeletionLane = Annotated[Lane, Depends(_deletion_lane)]
+"""They may take very long, and keep no others waiting."""
 
 
 async def _catalogue_lane(request: Request) -> Lane:

@@ -17,7 +17,7 @@ from kilowatch.history.model import LatestReading
 from kilowatch.history.routes import HistoryService
 from kilowatch.history.service import Query as HistoryQuestion
 from kilowatch.kit.timespan import Window
-from kilowatch.kit.web import CatalogueLane, HistoryLane, InThread, RecordId
+from kilowatch.kit.web import CatalogueLane, DeletionLane, HistoryLane, InThread, RecordId
 from kilowatch.pages.forms import (
     KIND_NAMES,
     LABELS,
@@ -337,7 +337,7 @@ def _deletion_page(
 async def delete_device(
     request: Request,
     catalogue: CatalogueService,
-    history_lane: HistoryLane,
+    deletion_lane: DeletionLane,
     lane: CatalogueLane,
     who: SignedIn,
     device_id: RecordId,
@@ -345,7 +345,7 @@ async def delete_device(
 ) -> Response:
     device = await lane.run(catalogue.get_device, who.credential, device_id, to_change=True)
     try:
-        gone = await history_lane.run(catalogue.delete_device, who.credential, device_id, if_match=_version(sent))
+        gone = await deletion_lane.run(catalogue.delete_device, who.credential, device_id, if_match=_version(sent))
     except Stale:
         return _look_again(request)
     return go_to(request, f"/sites/{device.site_id}", flash=_told_deletion(request, device.name, gone))
@@ -503,14 +503,14 @@ async def delete_metric(
     request: Request,
     catalogue: CatalogueService,
     lane: CatalogueLane,
-    history_lane: HistoryLane,
+    deletion_lane: DeletionLane,
     who: SignedIn,
     metric_id: RecordId,
     sent: OwnForm,
 ) -> Response:
     metric = await lane.run(catalogue.get_metric, who.credential, metric_id)
     try:
-        gone = await history_lane.run(catalogue.delete_metric, who.credential, metric_id, if_match=_version(sent))
+        gone = await deletion_lane.run(catalogue.delete_metric, who.credential, metric_id, if_match=_version(sent))
     except Stale:
         return _look_again(request)
     return go_to(request, f"/devices/{metric.device_id}", flash=_told_deletion(request, metric.name, gone))

@@ -14,7 +14,7 @@ from kilowatch.facility.routes import CatalogueService
 from kilowatch.facility.schemas import SiteChange, SiteIn
 from kilowatch.facility.service import site_etag
 from kilowatch.kit.timespan import zone_names
-from kilowatch.kit.web import CatalogueLane, HistoryLane, InThread, RecordId
+from kilowatch.kit.web import CatalogueLane, DeletionLane, HistoryLane, InThread, RecordId
 from kilowatch.pages.forms import Field, Form, Group, changed, checked, fields_of, status_of, without_empty
 from kilowatch.pages.rendering import go_to, language_of, render
 from kilowatch.pages.visitors import OwnForm, SignedIn, once_of
@@ -134,7 +134,7 @@ async def delete_site(
     request: Request,
     catalogue: CatalogueService,
     lane: CatalogueLane,
-    history_lane: HistoryLane,
+    deletion_lane: DeletionLane,
     who: SignedIn,
     site_id: RecordId,
     sent: OwnForm,
@@ -142,7 +142,7 @@ async def delete_site(
     site = await lane.run(catalogue.administered_site, who.credential, site_id)
     version = sent.get("version", "")
     try:
-        gone = await history_lane.run(catalogue.delete_site, who.credential, site_id, if_match=version)
+        gone = await deletion_lane.run(catalogue.delete_site, who.credential, site_id, if_match=version)
     except Stale as error:
         text = language_of(request).said(error.message)
         return go_to(request, request.url.path, flash=text, kind="warning")
