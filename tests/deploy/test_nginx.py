@@ -49,6 +49,13 @@ class TestConfiguration:
         assert "warn" not in said
         assert "syntax is ok" in said
 
+    @pytest.mark.parametrize("name", ["server.conf", "container.conf"])
+    def test_listens_by_ipv6_as_by_ipv4(self, name: str) -> None:
+        listens = re.findall(r"^ +listen (\[::\]:)?(\d+ ?[^;]*);", (SHIPPED / name).read_text(), re.MULTILINE)
+        by_ipv4, by_ipv6 = ([rest for place, rest in listens if bool(place) == is_6] for is_6 in (False, True))
+        assert len(by_ipv4) == 2
+        assert by_ipv4 == by_ipv6
+
     def test_limits_bodies_as_the_application_does(self) -> None:
         limits = re.findall(r"client_max_body_size (\w+);", (SHIPPED / "kilowatch" / "site.conf").read_text())
         assert limits == ["1m", "0", str(LIMIT)], "of all, of what was refused, of readings"

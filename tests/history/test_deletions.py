@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -80,6 +81,12 @@ def nothing_rewritten(store: HistoryStore) -> Iterator[None]:
 
 
 class TestDeletingWhatIsFolded:
+    def test_by_a_window_leaves_a_quarter_that_it_cuts(self, store: HistoryStore) -> None:
+        fold(store, 1, np.array([0, 1, 2]))
+        end = from_ms(FIRST + 2 * QUARTER_MS + 60_000)
+        store.erase_window(1, Window(from_ms(FIRST + QUARTER_MS), end), received_until=MADE_AT)
+        assert store.folded.count([1]) == (2, 0)
+
     def test_takes_the_readings_of_folded_quarters_and_no_others(self, store: HistoryStore) -> None:
         """Of whole days, of single quarters, with gaps; over a year's end; made too late, and taken back."""
         every = np.arange(3 * 96)
@@ -171,6 +178,30 @@ class TestADeletionThatTakesLong:
         assert store.count([1]) == 91
         (newest,) = store.latest(np.array([1], np.uint32))
         assert (int(newest["ts"]), float(newest["value"])) == (end + 7, 7.0)
+
+    def test_loses_nothing_that_is_sent_again_meanwhile_with_the_same_value(self, store: HistoryStore) -> None:
+        fill(store, 1)
+        stored = store.stored_in_window(1, WINDOW)
+        instants = begins(np.array([5, 3 * 96 - 1])) + 1  # one of them the newest
+        again = batch_of((1, [(int(instant), 1.0) for instant in instants]))
+        with nothing_rewritten(store):
+            with pytest.raises(NotRemovedYet):
+                store.erase_window(1, WINDOW, received_until=stored.received_until)
+            store.append(store.compare(again).batch)
+        store.erase_window(1, WINDOW, received_until=stored.received_until)
+        assert quarters_left(store, 1) == [5, 3 * 96 - 1]
+        store.append(store.compare(again).batch)  # as good as stored from now on
+        assert store.stored_in_window(1, WINDOW).readings == 2
+
+    def test_and_is_given_up_by_somebody_says_so(self, store: HistoryStore) -> None:
+        fill(store, 1)
+        with nothing_rewritten(store), ThreadPoolExecutor() as pool:
+            removing = pool.submit(store._engine.remove, "ALTER TABLE readings DELETE WHERE metric_id = 1", {})
+            until(lambda: deletions(store) == 1)
+            store._engine.command("KILL MUTATION WHERE database = currentDatabase()", {})
+            with pytest.raises(NotRemovedYet):
+                removing.result()
+        assert store.count([1]) == 3 * 96
 
     def test_and_fails_says_so(self, store: HistoryStore) -> None:
         fill(store, 1)

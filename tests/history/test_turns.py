@@ -151,6 +151,17 @@ class TestTwoProcesses:
         wait_until(lambda: heard(one) == heard(two) == [*expected, (2, 2, 0.0)], "both have heard the last")
         assert len(one.ear.in_part) == asked_to_look  # as nothing was lost since
 
+    def test_hear_of_it_though_another_process_starts_first(self, start: Callable[[], Process]) -> None:
+        one = start()
+        send(one, (1, 0, 0.0))
+        ending = SharedTurns(one.database, last=0)
+        with pytest.raises(Unavailable), ending.take(to_ms(START)) as turn:
+            lost = (3, turn.received_at, 7.0)
+            one.store.backfill(batch_of((3, [lost[1:]])))
+            end_transactions(one.database)
+        start()
+        wait_until(lambda: heard(one) == [(1, 0, 0.0), lost], "it was heard of")
+
     def test_have_the_same_latest_values(self, start: Callable[[], Process]) -> None:
         one, two = start(), start()
         send(one, (1, 1_000, 1.0), (2, 5_000, 2.0))
