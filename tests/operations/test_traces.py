@@ -137,8 +137,8 @@ class TestRequest:
         self, collector: Collector, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-        with traced(settings):
-            pass
+        with traced(settings) as world:
+            world.site("told-of")
         assert collector.paths == {"/v1/traces"}
         assert {resource["service.name"] for resource in collector.resources} == {"kilowatch"}
         assert {resource["deployment.environment.name"] for resource in collector.resources} == {"test"}
@@ -147,8 +147,8 @@ class TestRequest:
         self, collector: Collector, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OTEL_SERVICE_NAME", "meters")
-        with traced(settings):
-            pass
+        with traced(settings) as world:
+            world.site("told-of")
         assert {resource["service.name"] for resource in collector.resources} == {"meters"}
 
     def test_belongs_to_the_callers_trace_and_its_log_lines_say_so(
