@@ -92,6 +92,7 @@ class Keeping:
     def fold(self) -> Folding:
         """Until all is folded that is due, and nothing is deleted yet."""
         folding = self.folding()
+        folding._folded_at = self.clock.elapsed() + WAIT.total_seconds()  # what it finds folded is left as long
         folding.tick()
         self.clock.now += WAIT
         folding.tick()
