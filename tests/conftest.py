@@ -28,6 +28,7 @@ from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.history.engine import Engine
+from kilowatch.history.folding import WAIT, WATCHED
 from kilowatch.history.migrations import MIGRATIONS, Step
 from kilowatch.kit.db import Base, Database
 from tests.clickhouse import ClickHouse, serving
@@ -342,6 +343,14 @@ class World:
         report: dict[str, Any] = answer.json()
         assert report["rejected"] == 0, report
         return report
+
+    def fold(self) -> None:
+        """Until all is folded and deleted that is due, by a process that has watched the clock for long enough."""
+        folding = self.services.folding(elapsed=self.clock.elapsed)
+        self.clock.now += WATCHED
+        for _ in range(3):
+            folding.tick()
+            self.clock.now += WAIT
 
 
 @contextmanager

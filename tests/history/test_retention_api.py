@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kilowatch.config import Settings
-from kilowatch.history.folding import WAIT, WATCHED
 from tests.conftest import Clock, World
 
 SENT = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -22,15 +21,6 @@ def history_url(any_history_url: str) -> str:
 def settings(settings: Settings) -> Settings:
     """Nobody has to sign in again while weeks go by."""
     return settings.model_copy(update={"access_token_minutes": 10**6})
-
-
-def fold(world: World) -> None:
-    """Until all is folded and deleted that is due, by a process that has watched the clock for long enough."""
-    folding = world.services.folding(elapsed=world.clock.elapsed)
-    world.clock.now += WATCHED
-    for _ in range(3):
-        folding.tick()
-        world.clock.now += WAIT
 
 
 def minutes(begin: str, number: int) -> list[tuple[str, float]]:
@@ -81,7 +71,7 @@ class TestFoldedReadings:
         metric = world.metric()
         world.send(metric, *minutes("2026-03-10T00:00:00+00:00", 120))
         clock.now = SENT + timedelta(days=10)
-        fold(world)
+        world.fold()
         yield metric
 
     def history(self, world: World, metric: int, **query: Any) -> Any:
@@ -156,7 +146,7 @@ class TestFoldedReadings:
         world.send(load, *minutes("2026-03-10T00:00:00+00:00", 120))
         asked = {"start": "2026-03-10T00:05:00Z", "end": "2026-03-10T02:00:00Z"}
         clock.now = SENT + timedelta(days=20)
-        fold(world)
+        world.fold()
         answer = world.standard.get(balance, **asked, resolution="auto")
         assert answer.status_code == 200, answer.text
         assert answer.json()["start"] == "2026-03-10T00:00:00Z"

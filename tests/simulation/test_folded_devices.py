@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from kilowatch.history.folding import WAIT, WATCHED
 from tests.conftest import World
 from tests.simulation.test_simulated_devices import Home
 
@@ -51,15 +50,6 @@ def answers(home: Home) -> list[Any]:
     return found
 
 
-def fold(world: World) -> None:
-    """Until all is folded and deleted that is due."""
-    folding = world.services.folding(elapsed=world.clock.elapsed)
-    world.clock.now += WATCHED
-    for _ in range(3):
-        folding.tick()
-        world.clock.now += WAIT
-
-
 def test_what_nobody_asked_for_is_the_same_before_and_after(world: World, others: Callable[[], World]) -> None:
     """To the bit, also of the quarters of an hour of which only a part was made when they became old."""
     expected = answers(a_home(others()))
@@ -70,11 +60,11 @@ def test_what_nobody_asked_for_is_the_same_before_and_after(world: World, others
     answer = home.http.patch(f"/sites/{home.site_id}", json={"raw_days": 7})
     assert answer.status_code == 200, answer.text
     for _ in range(2):
-        fold(world)
+        world.fold()
         assert history.folded.count(ids)[0] > 0
         assert answers(home) == expected
         world.clock.advance(days=1)
-    fold(world)
+    world.fold()
     assert answers(home) == expected
     raw = home.values("grid_meter", "power", "2026-01-05T12:00:00Z", "2026-01-05T13:00:00Z")
     assert len(raw) == 8  # all is folded by now

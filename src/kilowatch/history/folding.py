@@ -9,12 +9,12 @@ so that whoever is still at work with what was known before it is done by then:
 3. those readings are deleted.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from itertools import chain, groupby
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -30,6 +30,8 @@ from kilowatch.history.windows import NO_EDGES, Measured, cells_in_parts
 from kilowatch.kit import timespan
 from kilowatch.kit.db import Database
 from kilowatch.kit.timespan import Window, from_ms, to_ms
+
+T = TypeVar("T")
 
 log = structlog.get_logger("kilowatch.history")
 
@@ -275,7 +277,8 @@ class Folding:
             looked = self._looked.get(metric_id)
             if looked is None or not looked.is_enough(until, readings, received_until, elapsed):
                 pending[metric_id] = (readings, received_until)
-        for some in _together({metric_id: readings for metric_id, (readings, _) in pending.items()}):
+        sized = ((metric_id, readings) for metric_id, (readings, _) in pending.items())
+        for some in _in_parts(sized, most=_LOOKED_AT_ONCE):
             asked = [metrics[metric_id] for metric_id in some]
             for due, are_all in self._quarters(asked, until, now, stop):
                 metric_id = due.metric.id
@@ -435,33 +438,24 @@ def _touched(begins: np.ndarray, spans: Sequence[tuple[int, int]]) -> Flags:
     return touched
 
 
-def _together(readings: Mapping[int, int]) -> Iterator[list[int]]:
-    """Metrics by how many readings they have, in parts of some metrics with some readings."""
-    some: list[int] = []
-    count = 0
-    for metric_id, number in readings.items():
-        if some and (len(some) == _METRICS_AT_ONCE or count + number > _LOOKED_AT_ONCE):
-            yield some
-            some, count = [], 0
-        some.append(metric_id)
-        count += number
-    if some:
-        yield some
+def _in_parts(
+    sized: Iterable[tuple[T, int]], *, most: int, are_apart: Callable[[T, T], bool] = lambda _one, _next: False
+) -> Iterator[list[T]]:
+    """What follows each other, some metrics' together: as much as has `most` readings, if no single one has more."""
+    part: list[T] = []
+    readings = 0
+    for one, size in sized:
+        is_full = len(part) == _METRICS_AT_ONCE or readings + size > most
+        if part and (is_full or are_apart(part[-1], one)):
+            yield part
+            part, readings = [], 0
+        part.append(one)
+        readings += size
+    if part:
+        yield part
 
 
 def _steps(quarters: Iterator[_Quarters]) -> Iterator[list[_Quarters]]:
-    """Some metrics' together, with about as many readings as one step may have; each metric once."""
-    step: list[_Quarters] = []
-    readings = 0
-    for some in quarters:
-        if not len(some.begins):
-            continue
-        count = int(some.readings.sum())
-        is_full = len(step) == _METRICS_AT_ONCE or readings + count > _READINGS_AT_ONCE
-        if step and (is_full or step[-1].metric.id == some.metric.id):
-            yield step
-            step, readings = [], 0
-        step.append(some)
-        readings += count
-    if step:
-        yield step
+    """As many as one step may have; each metric once."""
+    sized = ((some, int(some.readings.sum())) for some in quarters if len(some.begins))
+    return _in_parts(sized, most=_READINGS_AT_ONCE, are_apart=lambda one, other: one.metric.id == other.metric.id)
