@@ -40,6 +40,8 @@ from urllib.parse import parse_qsl, urlsplit
 import chdb
 import lz4.frame
 
+from kilowatch.kit.stdin import keep_standard_input
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -343,6 +345,7 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
 
 def main(directory: Path, port: int = 0) -> None:
     Handler.directory, Handler.faults = str(directory), Faults()
+    keep_standard_input()
     kept_open = chdb.connect(str(directory))  # to start the engine takes longer than most statements
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True

@@ -124,6 +124,22 @@ class TestFormats:
         assert place.run("import", odd, "--format", "csv").returncode == 0
         assert power_of(place)[0] == 7.0
 
+    def test_standard_input_is_left_to_others_where_it_is_no_file_of_ours(self, place: Place, tmp_path: Path) -> None:
+        """The engine takes what it finds at descriptor 0 for rows; here that are the files still to be imported."""
+        files = [written(tmp_path / f"{n}.csv", [float(n)], first=n) for n in range(3)]
+        loop = 'while read -r file; do "$@" "$file" || exit 1; done'
+        done = subprocess.run(
+            ["/bin/sh", "-c", loop, "sh", *PROGRAM, "import"],
+            env=environment(place.data_dir),
+            input="".join(f"{file}\n" for file in files),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "1 readings stored, 0 refused.\n" * 3), done.stderr
+        assert power_of(place)[:3] == [0.0, 1.0, 2.0]
+
     def test_times_of_line_protocol_count_what_is_said(self, place: Place, tmp_path: Path) -> None:
         path = tmp_path / "seconds.lp"
         path.write_text("m,site=north,device=meter power=42 1577836800\n")

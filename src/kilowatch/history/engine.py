@@ -34,6 +34,7 @@ from kilowatch.history.native import decode
 from kilowatch.kit import handling, metrics
 from kilowatch.kit.breaker import Breaker
 from kilowatch.kit.memory import leave
+from kilowatch.kit.stdin import keep_standard_input
 from kilowatch.kit.traces import span
 
 log = structlog.get_logger("kilowatch.history")
@@ -443,6 +444,7 @@ def _open_embedded(path: str, database: str, *, create: bool) -> Client:
         Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise Invalid(f"KILOWATCH_HISTORY_URL: the directory {path} can't be made: {error.strerror}.") from error
+    keep_standard_input()
     try:
         client = clickhouse_connect.get_client(interface="chdb", path=path)
         if create:
