@@ -9,13 +9,13 @@ from sqlalchemy import func, insert, select
 
 from benchmarks.readings import Metric
 from benchmarks.scale import DAY_METRICS, LISTENED, SCRATCH_METRICS, YEAR_METRICS, Scale
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR, GrantRow, Scope
 from kilowatch.auth.service import Caller
 from kilowatch.config import Settings
 from kilowatch.facility.model import DeviceRow, MetricRow, SiteRow
 from kilowatch.facility.schemas import DeviceIn, MetricIn, SiteIn
 from kilowatch.kit.db import Base
+from kilowatch.services import Kilowatch
 
 _PASSWORD = "a password for the bench"  # noqa: S105 - of users that live for minutes
 _POWER = MetricIn(key="power", quantity="power", unit="kW")

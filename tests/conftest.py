@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Column, Table, func, select
 
 from kilowatch import migrations
-from kilowatch.app import Kilowatch, create_app
+from kilowatch.app import create_app
 from kilowatch.auth import secrets
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
@@ -31,6 +31,7 @@ from kilowatch.history.engine import Engine
 from kilowatch.history.folding import WAIT, WATCHED
 from kilowatch.history.migrations import MIGRATIONS, Step
 from kilowatch.kit.db import Base, Database
+from kilowatch.services import Kilowatch
 from tests.clickhouse import ClickHouse, serving
 from tests.postgres import PostgresServer, start_postgres
 

@@ -160,7 +160,7 @@ class TestExportDirectory:
 
 
 FOLD = """
-from kilowatch.app import Kilowatch
+from kilowatch.services import Kilowatch
 from kilowatch.config import load_settings
 settings = load_settings()  # which the tests take away
 from tests.conftest import Clock

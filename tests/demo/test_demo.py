@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 import pytest
 from fastapi.testclient import TestClient
 
-from kilowatch.app import Kilowatch, create_app
+from kilowatch.app import create_app
 from kilowatch.config import Settings
 from kilowatch.demo import house
+from kilowatch.services import Kilowatch
 from tests.processes import PROGRAM, Server, environment, free_port, kilowatch, wait_until
 
 TIMES = 11_023

@@ -13,13 +13,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.demo import house, portfolio
 from kilowatch.history.model import History
 from kilowatch.history.service import Query
 from kilowatch.kit.timespan import Window
+from kilowatch.services import Kilowatch
 from tests.conftest import SECRET_KEY, Clock, _unique
 
 LONDON = ZoneInfo("Europe/London")

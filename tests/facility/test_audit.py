@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from kilowatch.app import Kilowatch, create_app
+from kilowatch.app import create_app
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.errors import Unavailable
 from kilowatch.facility import store as catalogue_store
 from kilowatch.history.engine import HistoryUnavailable
+from kilowatch.services import Kilowatch
 from tests.conftest import Clock, Person, World, open_world
 
 HOUR = {"start": "2026-01-05T10:00:00Z", "end": "2026-01-05T11:00:00Z"}

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kilowatch.app import Kilowatch
 from kilowatch.config import Settings
 from kilowatch.history import engine as engines
 from kilowatch.history.store import HistoryStore
+from kilowatch.services import Kilowatch
 from tests.conftest import Clock, World
 
 WINDOW = "?start=2026-01-05T00:00:00Z&end=2026-01-05T01:00:00Z"

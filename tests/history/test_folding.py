@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid
 from kilowatch.facility import service as facility
@@ -23,6 +22,7 @@ from kilowatch.history.model import Aggregate
 from kilowatch.history.service import Query
 from kilowatch.history.spans import DAY_MS
 from kilowatch.kit.timespan import Window, from_ms, to_ms
+from kilowatch.services import Kilowatch
 from tests.conftest import Clock
 from tests.history.conftest import batch_of, ms
 from tests.processes import wait_until

@@ -50,8 +50,8 @@ class TestKilled:
 
 
 def _main(directory: str, what: str, moment: str = "", write: str = "0", hours: str = "0") -> None:
-    from kilowatch.app import Kilowatch
     from kilowatch.config import Settings
+    from kilowatch.services import Kilowatch
     from tests.conftest import SECRET_KEY, Clock
     from tests.history.test_folding import Keeping
 

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 
 from kilowatch.config import Settings
 from kilowatch.kit import handling
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.requests import RequestLog
-from kilowatch.kit.web import Lane
 from tests.conftest import World
 from tests.live.conftest import Live, live  # noqa: F401 - a fixture
 from tests.operations.metering import Change

@@ -12,12 +12,12 @@ from alembic.config import Config
 from sqlalchemy import text
 
 from kilowatch import migrations
-from kilowatch.app import Kilowatch
 from kilowatch.config import Settings
 from kilowatch.errors import Invalid
 from kilowatch.history.engine import Engine
 from kilowatch.history.migrations import MIGRATIONS
 from kilowatch.kit.db import Database
+from kilowatch.services import Kilowatch
 from tests.clickhouse import ClickHouse
 from tests.conftest import Clock, _unique, drop_history, open_world
 from tests.postgres import PostgresServer

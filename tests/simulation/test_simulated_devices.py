@@ -500,8 +500,8 @@ class TestRestart:
             devices, site_id = home.devices, home.site_id
             clock.advance(days=40)
             before = home.latest("battery", "energy_discharged")["value"]
-        from kilowatch.app import Kilowatch
         from kilowatch.history.service import Query
+        from kilowatch.services import Kilowatch
 
         clock.advance(minutes=5)
         with Kilowatch(settings, clock=clock) as services:

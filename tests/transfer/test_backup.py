@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from kilowatch import migrations
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
 from kilowatch.errors import Conflict, Invalid, Unavailable
@@ -29,6 +28,7 @@ from kilowatch.history.folding import WAIT
 from kilowatch.history.model import Place
 from kilowatch.kit.db import Database
 from kilowatch.kit.timespan import Window
+from kilowatch.services import Kilowatch
 from kilowatch.transfer import backups as making
 from kilowatch.transfer.backups import Stores, overlaps, write_backup
 from kilowatch.transfer.control import SOCKET, Control, ask_for_backup

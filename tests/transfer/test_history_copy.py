@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid, Unavailable
 from kilowatch.history.copying import Contents, Kept, Sum, Table, added
 from kilowatch.history.model import Place
 from kilowatch.history.store import HistoryStore
+from kilowatch.services import Kilowatch
 from kilowatch.transfer.histories import copy, plan_copy
 from tests.clickhouse import ClickHouse
 from tests.conftest import Clock

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kilowatch.app import Kilowatch
 from kilowatch.history.model import Batch, Place
 from kilowatch.kit.timespan import to_ms
+from kilowatch.services import Kilowatch
 from kilowatch.webhooks.deliveries import (
     CLAIMED_FOR,
     FIRST_RETRY,

@@ -12,9 +12,10 @@ import anyio
 import pytest
 from fastapi.testclient import TestClient
 
-from kilowatch.app import Kilowatch, create_app, utc_now
+from kilowatch.app import create_app
 from kilowatch.auth.model import OPERATOR
 from kilowatch.config import Settings
+from kilowatch.services import Kilowatch, utc_now
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.sender import News, Sender
 from tests.conftest import Clock, World, open_world

@@ -17,6 +17,7 @@ from kilowatch.auth.schemas import ApiKeyIn, RefreshIn, UserChange, UserIn
 from kilowatch.auth.service import Accounts, SignIns
 from kilowatch.errors import Forbidden, Unauthenticated, UnknownFormat, Unreadable
 from kilowatch.kit.idempotency import Once
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
 from kilowatch.kit.text import MAX_ID, PRINTABLE, Search
@@ -27,7 +28,6 @@ from kilowatch.kit.web import (
     NO_CONTENT,
     Cursor,
     InThread,
-    Lane,
     Limit,
     RecordId,
     SearchText,

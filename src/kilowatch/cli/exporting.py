@@ -21,10 +21,10 @@ from kilowatch.errors import Invalid, NotFound
 from kilowatch.kit.compression import zstd
 
 if TYPE_CHECKING:
-    from kilowatch.app import Kilowatch
     from kilowatch.auth.model import Principal
     from kilowatch.history.model import Series
     from kilowatch.history.service import Query
+    from kilowatch.services import Kilowatch
 
 _FORMATS = {"csv": "csv", "json": "json", "parquet": "parquet", "arrow": "arrow", "arrows": "arrow"}
 _TEXTS = ("csv", "json")

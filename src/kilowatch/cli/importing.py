@@ -22,10 +22,10 @@ from kilowatch.config import load_settings
 from kilowatch.errors import Invalid, KilowatchError, Unavailable
 
 if TYPE_CHECKING:
-    from kilowatch.app import Kilowatch
     from kilowatch.history.model import Batch, Compared, Flags, MetricIds, Milliseconds
     from kilowatch.ingest.service import Appending, Intake
     from kilowatch.kit.state import Stamp
+    from kilowatch.services import Kilowatch
 
 _AT_ONCE = 3
 """Parts that are parsed while another is stored; each takes some ten times its size in memory."""

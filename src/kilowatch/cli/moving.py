@@ -240,8 +240,8 @@ def _complete(url: str, name: str, password_file: Path | None) -> str:
 
 @contextlib.contextmanager
 def _history(url: str, name: str, settings: Settings, *, migrate: bool = False) -> "Iterator[Contents]":
-    from kilowatch.app import refuse_history_in_use
     from kilowatch.history.copying import Contents
+    from kilowatch.services import refuse_history_in_use
 
     with _named(name):
         refuse_history_in_use(settings.model_copy(update={"history_url": url}))

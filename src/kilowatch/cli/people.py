@@ -13,7 +13,7 @@ from kilowatch.config import load_settings, read_secret
 from kilowatch.errors import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from kilowatch.app import Kilowatch
+    from kilowatch.services import Kilowatch
 
 users = typer.Typer(help="Users.", no_args_is_help=True)
 sites = typer.Typer(help="Sites.", no_args_is_help=True)

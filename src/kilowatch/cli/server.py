@@ -26,7 +26,7 @@ from kilowatch.config import Settings, load_settings
 from kilowatch.kit.logs import configure_logging
 
 if TYPE_CHECKING:
-    from kilowatch.app import Kilowatch
+    from kilowatch.services import Kilowatch
 
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]

@@ -7,15 +7,15 @@ from rich.console import Console
 from kilowatch.config import Settings, prepare_data_dir
 
 if TYPE_CHECKING:
-    from kilowatch.app import Kilowatch
+    from kilowatch.services import Kilowatch
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def opened(settings: Settings, *, with_history: bool = True) -> "Kilowatch":
-    from kilowatch.app import Kilowatch, refuse_history_in_use
     from kilowatch.kit.logs import configure_logging
+    from kilowatch.services import Kilowatch, refuse_history_in_use
 
     configure_logging(settings)
     prepare_data_dir(settings)

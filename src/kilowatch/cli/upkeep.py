@@ -107,7 +107,7 @@ def _check_catalogue(settings: Settings) -> str:
 
 
 def _check_history(settings: Settings) -> str:
-    from kilowatch.app import open_history, refuse_history_in_use
+    from kilowatch.services import open_history, refuse_history_in_use
 
     refuse_history_in_use(settings)
     store = open_history(settings, None, migrate=False)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from kilowatch.app import Kilowatch
 from kilowatch.auth.model import OPERATOR, Role
 from kilowatch.config import Settings
 from kilowatch.demo import house, simulated
 from kilowatch.errors import Invalid, KilowatchError
 from kilowatch.kit.paging import PageRequest
 from kilowatch.kit.timespan import Window, from_ms, to_ms
+from kilowatch.services import Kilowatch
 
 _DAY_MS = 86_400_000
 _DAYS_AT_ONCE = 50

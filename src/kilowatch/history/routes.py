@@ -18,10 +18,11 @@ from kilowatch.history.service import (
     Histories,
 )
 from kilowatch.history.service import Query as HistoryQuestion
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.openapi import Operation, operation
 from kilowatch.kit.timespan import RESOLUTIONS, Window, from_ms
 from kilowatch.kit.units import MAX_UNIT_LENGTH
-from kilowatch.kit.web import HistoryLane, Lane, RecordId, WindowEnd, WindowStart, answer, answer_in_parts
+from kilowatch.kit.web import HistoryLane, RecordId, WindowEnd, WindowStart, answer, answer_in_parts
 
 router = APIRouter(prefix="/api/v1")
 

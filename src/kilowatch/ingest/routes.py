@@ -11,8 +11,9 @@ from kilowatch.ingest.formats import ARROW, PARQUET
 from kilowatch.ingest.model import Report
 from kilowatch.ingest.service import Intake, Taking
 from kilowatch.kit.handling import spent
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.openapi import operation
-from kilowatch.kit.web import Lane, answer
+from kilowatch.kit.web import answer
 
 router = APIRouter(prefix="/api/v1")
 

@@ -1,4 +1,4 @@
-"""HTTP for every room: answers, problem documents, body limits, and the threads that slow calls run on."""
+"""HTTP for every room: answers, problem documents, body limits, and which threads a route's calls run on."""
 
 import asyncio
 import math
@@ -9,7 +9,7 @@ from functools import partial, wraps
 from http import HTTPStatus
 from inspect import iscoroutinefunction
 from ipaddress import IPv6Network
-from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -25,9 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilowatch import errors
 from kilowatch.errors import said
-from kilowatch.kit import handling
 from kilowatch.kit.idempotency import Once
-from kilowatch.kit.memory import NotKept, alone
+from kilowatch.kit.lanes import Lane, on_time
 from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
 from kilowatch.kit.text import MAX_ID, Search
 
@@ -368,69 +367,6 @@ def _in_time(receive: Receive, grace_s: float) -> Receive:
 # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Lane:
-    """A few threads of their own for calls that are slow, so that they don't starve the quick ones."""
-
-    def __init__(self, threads: int | anyio.CapacityLimiter) -> None:
-        self._limiter = anyio.CapacityLimiter(threads) if isinstance(threads, int) else threads
-
-    def use(self) -> "LaneUse":
-        return LaneUse(
-            busy=self._limiter.borrowed_tokens,
-            limit=int(self._limiter.total_tokens),
-            waiting=self._limiter.statistics().tasks_waiting,
-        )
-
-    async def run_within(self, seconds: float, call: Callable[[], T]) -> T:
-        """Raises `Unavailable` if the call takes longer; it is then left to itself."""
-        try:
-            with anyio.fail_after(seconds):
-                return await anyio.to_thread.run_sync(_on_time(call), limiter=self._limiter, abandon_on_cancel=True)
-        except TimeoutError as error:
-            raise errors.Unavailable(said("A store takes too long to answer."), retry_after_s=5) from error
-
-    def within(self, seconds: float) -> Callable[..., Awaitable[Any]]:
-        """What runs a call with its arguments as `run_within` does."""
-
-        async def run(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.run_within(seconds, partial(call, *args, **kwargs))
-
-        return run
-
-    async def run_quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """At once if all that the call needs is in memory, which costs less than handing it to a thread.
-
-        It may be broken off and made again, so it does nothing that lasts before it asks a store.
-        """
-        try:
-            with alone():
-                return call(*args, **kwargs)
-        except NotKept:
-            return await self.run(call, *args, **kwargs)
-
-    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await anyio.to_thread.run_sync(_on_time(partial(call, *args, **kwargs)), limiter=self._limiter)
-
-
-class LaneUse(NamedTuple):
-    """Threads at work, threads there are, and calls that wait for one."""
-
-    busy: int
-    limit: int
-    waiting: int
-
-
-def _on_time(call: Callable[[], T]) -> Callable[[], T]:
-    """The call; it notes how long it waited to be made."""
-    asked = time.perf_counter()
-
-    def made() -> T:
-        handling.took("waiting", time.perf_counter() - asked)
-        return call()
-
-    return made
-
-
 # Dependencies are `async`: the framework hands others to a thread each.
 async def _history_lane(request: Request) -> Lane:
     lane: Lane = request.app.state.history_lane
@@ -547,16 +483,9 @@ class InThread(APIRoute):
 def _in_thread(endpoint: Callable[..., T]) -> Callable[..., Awaitable[T]]:
     @wraps(endpoint)
     async def run(**values: Any) -> T:
-        return await anyio.to_thread.run_sync(_on_time(partial(endpoint, **values)))
+        return await anyio.to_thread.run_sync(on_time(partial(endpoint, **values)))
 
     return run
-
-
-def set_default_threads(threads: int) -> Lane:
-    """How many `def` endpoints run at once; the lane that these have. Called inside the event loop."""
-    limiter = anyio.to_thread.current_default_thread_limiter()
-    limiter.total_tokens = threads
-    return Lane(limiter)
 
 
 # ── idempotency ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from typing import Protocol
 import kilowatch
 from kilowatch.kit import metrics
 from kilowatch.kit.db import Database
-from kilowatch.kit.web import Lane
+from kilowatch.kit.lanes import Lane
 from kilowatch.live.streams import Streams
 
 _EVERY_S = 2.0

@@ -13,8 +13,9 @@ from kilowatch.auth.routes import Who
 from kilowatch.auth.service import Caller
 from kilowatch.errors import Unavailable
 from kilowatch.kit.chores import Chore
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.openapi import operation
-from kilowatch.kit.web import Lane, answer
+from kilowatch.kit.web import answer
 from kilowatch.live.streams import Streams
 from kilowatch.operations.model import Engine, Overview, SimulationKept, StoreHealth, StreamsOpen
 from kilowatch.operations.service import Operations

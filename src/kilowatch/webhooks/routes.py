@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from kilowatch.auth.routes import Who
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.openapi import operation
 from kilowatch.kit.paging import Page, page_request
-from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, InThread, Lane, Limit, RecordId, answer, created
+from kilowatch.kit.web import LIMIT_DEFAULT, NO_CONTENT, Cursor, InThread, Limit, RecordId, answer, created
 from kilowatch.webhooks.model import Delivery, PutWebhook, Webhook
 from kilowatch.webhooks.schemas import WebhookIn
 from kilowatch.webhooks.service import Webhooks

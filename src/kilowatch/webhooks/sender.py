@@ -15,8 +15,8 @@ from opentelemetry.trace import SpanKind
 from kilowatch.errors import KilowatchError
 from kilowatch.history.model import ReadArrived, Rows
 from kilowatch.kit import metrics
+from kilowatch.kit.lanes import Lane
 from kilowatch.kit.traces import root_span
-from kilowatch.kit.web import Lane
 from kilowatch.webhooks.courier import Courier
 from kilowatch.webhooks.deliveries import Attempt, Deliveries
 from kilowatch.webhooks.model import LAST_RETRY
