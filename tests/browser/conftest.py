@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from kilowatch.config import Settings
 from tests.browser.chromium import Chromium, running_chromium
@@ -21,6 +21,7 @@ from tests.browser.visitors import Visitors
 from tests.browser.watch import Watch
 from tests.conftest import SECRET_KEY, _unique
 
+expect.set_options(timeout=30_000)
 LEFT_BEHIND = Path(__file__).parents[2] / ".cache" / "browser"
 
 

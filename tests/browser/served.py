@@ -13,7 +13,7 @@ from kilowatch.cli.web import Server
 from kilowatch.config import Settings
 from tests.conftest import Clock, World, open_world
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 class RealClock(Clock):

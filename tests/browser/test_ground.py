@@ -24,7 +24,7 @@ def open_document(page: Page, html: str, **headers: str) -> None:
 
 def wait_until(page: Page, true: Callable[[], bool]) -> None:
     """What a page does after it is open takes a moment; what was expected and does not come is told by `Watch`."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not true() and time.monotonic() < deadline:
         page.wait_for_timeout(10)
 

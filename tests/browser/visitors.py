@@ -12,7 +12,7 @@ from tests.conftest import Person
 
 WIDE = ViewportSize(width=1280, height=900)
 NARROW = ViewportSize(width=360, height=740)
-_WAIT_MS = 15_000
+_WAIT_MS = 60_000
 
 
 class Visitors:

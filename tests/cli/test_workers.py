@@ -17,7 +17,7 @@ from tests.clickhouse import ClickHouse
 from tests.conftest import SECRET_KEY, _unique, drop_history
 from tests.live.client import Client, Event
 from tests.operations.metering import read, scrape
-from tests.processes import PASSWORD, Server, environment, free_port, kilowatch, wait_until
+from tests.processes import PASSWORD, Server, environment, free_port, has_ended, kilowatch, wait_until
 
 
 @pytest.fixture
@@ -51,13 +51,6 @@ def children(process_id: int) -> set[int]:
 def workers(server: Server) -> set[int]:
     assert server.process is not None
     return children(server.process.pid)
-
-
-def has_ended(process_id: int) -> bool:
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 class Load(threading.Thread):

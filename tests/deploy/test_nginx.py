@@ -284,7 +284,7 @@ class TestHeldUploads:
             held.append(Held(nginx, "127.0.0.21", f"Content-Length: {LIMIT}"))
             held[-1].send(part)
         wait_until(lambda: nginx.bytes_held() >= self.MOST * len(part) * 0.8, "they are on the disk")
-        assert self._refused(held) == 14
+        wait_until(lambda: self._refused(held) == 14, "the others are refused")
         assert nginx.bytes_held() <= self.MOST * len(part)
         assert self._send(deployment, "127.0.0.22", 5000).json()["accepted"] == 5000
         assert self._send(deployment, "127.0.0.21", 5000).status_code == 429

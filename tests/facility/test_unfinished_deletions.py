@@ -5,23 +5,23 @@ from collections.abc import Iterator
 import pytest
 
 from kilowatch.config import Settings
-from kilowatch.history import engine as engines
 from kilowatch.history.store import HistoryStore
 from kilowatch.services import Kilowatch
 from tests.conftest import Clock, World
+from tests.history.conftest import impatient
 
 WINDOW = "?start=2026-01-05T00:00:00Z&end=2026-01-05T01:00:00Z"
 
 
 @pytest.fixture
-def metric(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def metric(world: World) -> Iterator[int]:
     """With a reading whose deletion is noted, while the engine does not begin with it."""
-    monkeypatch.setattr(engines, "_REMOVED_WITHIN_S", 0.2)
     metric = world.metric()
     world.send(metric, ("2026-01-05T00:00:00Z", 1.0), ("2026-01-05T02:00:00Z", 2.0))
     engine = store_of(world.services)._engine
     engine.command("SYSTEM STOP MERGES readings", {})
-    refused = world.technician.delete(f"/metrics/{metric}/readings{WINDOW}")
+    with impatient():
+        refused = world.technician.delete(f"/metrics/{metric}/readings{WINDOW}")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "60")
     yield metric
     engine.command("SYSTEM START MERGES readings", {})
@@ -35,7 +35,9 @@ def store_of(services: Kilowatch) -> HistoryStore:
 def test_keep_no_process_from_starting_and_are_finished_later(
     world: World, metric: int, settings: Settings, clock: Clock
 ) -> None:
-    with Kilowatch(settings, clock=clock) as started:
+    with impatient():
+        started = Kilowatch(settings, clock=clock)
+    with started:
         assert store_of(started).count([metric]) == 2
         store_of(started)._engine.command("SYSTEM START MERGES readings", {})
         started.catalogue.finish_erasures()
@@ -46,7 +48,8 @@ def test_keep_no_process_from_starting_and_are_finished_later(
 
 def test_of_devices_are_finished_later_too(world: World, metric: int) -> None:
     device = world.technician.get(f"/metrics/{metric}").json()["device_id"]
-    assert world.technician.delete(f"/devices/{device}").json()["readings"] is None
+    with impatient():
+        assert world.technician.delete(f"/devices/{device}").json()["readings"] is None
     engine = store_of(world.services)._engine
     engine.command("SYSTEM START MERGES readings", {})
     world.services.catalogue.finish_erasures()

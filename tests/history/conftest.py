@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from kilowatch.auth.service import Gate
 from kilowatch.facility.model import PlacedMetric
+from kilowatch.history import engine
 from kilowatch.history.model import Batch, History, Stop
 from kilowatch.history.service import Histories, Query
 from kilowatch.history.store import HistoryStore
@@ -27,6 +29,14 @@ Readings = Sequence[tuple[int, float]]
 """Times in ms since 1970 with their values, in the order of their arrival."""
 
 LONG_AFTER = datetime(2190, 1, 1, tzinfo=UTC)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Deletions are hardly waited for."""
+    with pytest.MonkeyPatch.context() as meanwhile:
+        meanwhile.setattr(engine, "_REMOVED_WITHIN_S", 0.5)
+        yield
 
 
 class NothingSimulated:

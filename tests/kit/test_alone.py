@@ -56,13 +56,13 @@ class TestAlone:
         """Who would wait for long is told to come again."""
         with database.alone("this"):
             assert not enters(impatient, "this")
-            assert enters(impatient, "that")
-        assert enters(impatient, "this")
+            assert enters(database, "that")
+        assert enters(database, "this")
 
-    def test_ends_where_what_is_done_fails(self, database: Database, impatient: Database) -> None:
+    def test_ends_where_what_is_done_fails(self, database: Database) -> None:
         with pytest.raises(ZeroDivisionError), database.alone("this"):
             raise ZeroDivisionError
-        assert enters(impatient, "this")
+        assert enters(database, "this")
 
 
 class TestAloneOnPostgres:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Event(NamedTuple):

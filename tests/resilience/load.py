@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tests.live.client import Client
 
-DEADLINE_S = 90
+DEADLINE_S = 120
 _AGAIN_AFTER_S = 0.1
 BROKEN = (OSError, http.client.HTTPException, ValueError)
 

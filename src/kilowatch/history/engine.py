@@ -214,7 +214,8 @@ class Engine:
         with _Statement(sql):
             with self._client() as client:
                 client.command(changing, parameters={**parameters, "mark": mark})
-            pause, seen = _LOOK_AFTER_S, 0
+            # A server of its own has it listed when it answers; those of a cluster may take a while.
+            pause, seen = _LOOK_AFTER_S, 1 if self.cluster is None else 0
             while True:
                 servers, begun, done = self._progress(mark)
                 if servers <= begun == done or stop():
