@@ -4,9 +4,10 @@ make bench-fleet                    with one worker and with two, about three mi
 make bench-fleet ARGS=ingest        only the works whose names have this word
 
 PostgreSQL is a real one. ClickHouse is the embedded engine behind a small server of the tests (`tests/clickhouse.py`),
-in Python, so that whatever asks the history is slower here than on a real one. What is sent is of 80 metrics by turns,
-each of whose readings follow each other in time. All of it shares the machine's cores
-with the driver: where they are few, a second worker finds none free, and the CPU a request is what tells.
+in Python, so that whatever asks the history is slower here than on a real one. What is sent is of 80 metrics, each of
+whose readings follow each other in time; each gateway sends its own ones, or where they are shared, all by turns, so
+that requests overtake each other. All of it shares the machine's cores with the driver: where they are few, a second
+worker finds none free, and the CPU a request is what tells.
 """
 
 import json
@@ -16,15 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, cycle, repeat, takewhile
 from pathlib import Path
 
 from benchmarks import portfolio
-from benchmarks.driver import Api, drive, lanes
+from benchmarks.driver import Api, Lane, Outcome, drive, lanes
 from benchmarks.portfolio import Portfolio
 from benchmarks.scale import SCALES
 from benchmarks.server import environment, free_port, machine_cpu_s
@@ -104,43 +105,42 @@ def _measure(fleet: Fleet, workers: int, port: int, process: int) -> None:
     api = Api(port, made.key)
     reader = made.readers[0]
     own = Api(port, reader.key)
-    metric = made.day[0].id
     number = count()
 
-    def single() -> bytes:
-        sent = next(number)
-        at = _text(_FIRST_MS + 1000 * (sent + 1_000_000 * workers))
-        body = {"readings": [{"metric_id": made.day[sent % len(made.day)].id, "timestamp": at, "value": 1.5}]}
-        return api.request("POST", "/readings", json.dumps(body).encode())
+    def single(metric_ids: Sequence[int]) -> Iterator[bytes]:
+        for metric_id in cycle(metric_ids):
+            at = _text(_FIRST_MS + 1000 * (next(number) + 1_000_000 * workers))
+            body = {"readings": [{"metric_id": metric_id, "timestamp": at, "value": 1.5}]}
+            yield api.request("POST", "/readings", json.dumps(body).encode())
 
-    def batch() -> bytes:
-        sent = next(number)
-        begin = _FIRST_MS + 1000 * 1000 * (sent + 10_000 * workers)
-        series = {
-            "metric_id": made.day[sent % len(made.day)].id,
-            "timestamps": [_text(begin + 1000 * step) for step in range(1000)],
-            "values": [float(step) for step in range(1000)],
-        }
-        return api.request("POST", "/readings", json.dumps({"series": [series]}).encode())
+    def batch(metric_ids: Sequence[int]) -> Iterator[bytes]:
+        for metric_id in cycle(metric_ids):
+            begin = _FIRST_MS + 1000 * 1000 * (next(number) + 10_000 * workers)
+            times = [_text(begin + 1000 * step) for step in range(1000)]
+            series = {"metric_id": metric_id, "timestamps": times, "values": [float(step) for step in range(1000)]}
+            yield api.request("POST", "/readings", json.dumps({"series": [series]}).encode())
 
-    single_request = api.get(f"/metrics/{metric}/latest")
-    page = own.get(f"/sites/{reader.site_ids[0]}/devices?limit=50")
-    works: Sequence[tuple[str, int, Iterator[bytes]]] = (
-        ("who am I (`/me`)", 8, _again(own.get("/me"))),
-        ("a page of 50 devices, rights checked", 8, _again(page)),
-        ("latest of 1 metric", 8, _again(single_request)),
-        ("ingest, 1 reading a request", 32, _again(single)),
-        ("ingest, JSON columns, 1,000 readings a request", 8, _again(batch)),
+    ids = [metric.id for metric in made.day]
+    works: Sequence[tuple[str, Sequence[Iterator[bytes]]]] = (
+        ("who am I (`/me`)", [repeat(own.get("/me"))] * 8),
+        (
+            "a page of 50 devices, rights checked",
+            [repeat(own.get(f"/sites/{reader.site_ids[0]}/devices?limit=50"))] * 8,
+        ),
+        ("latest of 1 metric", [repeat(api.get(f"/metrics/{ids[0]}/latest"))] * 8),
+        ("ingest, 1 reading a request", [single(ids[n::32]) for n in range(32)]),
+        ("ingest, 1 reading a request, shared metrics", [single(ids)] * 32),
+        ("ingest, JSON columns, 1,000 readings a request", [batch(ids[n::8]) for n in range(8)]),
     )
-    every = {"readings": [{"metric_id": metric.id, "timestamp": _text(_FIRST_MS), "value": 1.5} for metric in made.day]}
+    every = {"readings": [{"metric_id": metric_id, "timestamp": _text(_FIRST_MS), "value": 1.5} for metric_id in ids]}
     known = iter([api.request("POST", "/readings", json.dumps(every).encode())] * 64)
     drive(port, lanes(known, clients=16))  # what a metric has is asked once by each worker
-    for name, clients, requests in works:
+    for name, clients in works:
         if not all(word in name for word in sys.argv[1:]):
             continue
-        drive(port, lanes(_while(requests, 1.0), clients=clients))
+        drive(port, _lanes(clients, for_s=1.0))
         before = _cpu_s(process), _cpu_s(fleet.clickhouse), machine_cpu_s()
-        [outcome] = drive(port, lanes(_while(requests, _FOR_S), clients=clients))
+        [outcome] = drive(port, _lanes(clients, for_s=_FOR_S))
         app, engine, cores = (
             after - then
             for after, then in zip((_cpu_s(process), _cpu_s(fleet.clickhouse), machine_cpu_s()), before, strict=True)
@@ -154,12 +154,7 @@ def _measure(fleet: Fleet, workers: int, port: int, process: int) -> None:
             f"{1000 * engine / done:.2f}",
             f"{cores / outcome.took_s:.1f}",
         )
-        print(f"| {name}, {clients} clients | {workers} | {' | '.join(figures)} |", flush=True)
-
-
-def _again(request: bytes | Callable[[], bytes]) -> Iterator[bytes]:
-    while True:
-        yield request if isinstance(request, bytes) else request()
+        print(f"| {name}, {len(clients)} clients | {workers} | {' | '.join(figures)} |", flush=True)
 
 
 def _text(at_ms: int) -> str:
@@ -180,10 +175,10 @@ def _cpu_s(process: int) -> float:
     return own + sum(map(_cpu_s, _children(process)))
 
 
-def _while(requests: Iterator[bytes], seconds: float) -> Iterator[bytes]:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        yield next(requests)
+def _lanes(clients: Sequence[Iterator[bytes]], *, for_s: float) -> list[Lane]:
+    outcome = Outcome()
+    until = time.monotonic() + for_s
+    return [Lane(takewhile(lambda _: time.monotonic() < until, requests), outcome) for requests in clients]
 
 
 if __name__ == "__main__":
