@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, cycle, repeat, takewhile
 from pathlib import Path
@@ -36,7 +36,7 @@ WORKERS = (1, 2)
 _PROGRAM = [sys.executable, "-m", "kilowatch"]
 _SCALE = SCALES["quick"]
 _FOR_S = 6.0
-_FIRST_MS = 1_767_225_600_000  # 2026
+_FIRST_MS, _STEP_MS = 1_767_225_600_000, 1_000_000  # 2026, and the time that a request may have readings of
 _START_WITHIN_S = 60
 
 
@@ -49,6 +49,9 @@ class Fleet:
     portfolio: Portfolio
     clickhouse: int
     """The process that plays it."""
+
+    times: Iterator[int] = field(default_factory=lambda: count(_FIRST_MS, _STEP_MS))
+    """In ms, of requests one after another: what is sent is newer than all before, as it is of most gateways."""
 
 
 def main() -> None:
@@ -105,19 +108,17 @@ def _measure(fleet: Fleet, workers: int, port: int, process: int) -> None:
     api = Api(port, made.key)
     reader = made.readers[0]
     own = Api(port, reader.key)
-    number = count()
 
     def single(metric_ids: Sequence[int]) -> Iterator[bytes]:
         for metric_id in cycle(metric_ids):
-            at = _text(_FIRST_MS + 1000 * (next(number) + 1_000_000 * workers))
-            body = {"readings": [{"metric_id": metric_id, "timestamp": at, "value": 1.5}]}
+            body = {"readings": [{"metric_id": metric_id, "timestamp": _text(next(fleet.times)), "value": 1.5}]}
             yield api.request("POST", "/readings", json.dumps(body).encode())
 
     def batch(metric_ids: Sequence[int]) -> Iterator[bytes]:
         for metric_id in cycle(metric_ids):
-            begin = _FIRST_MS + 1000 * 1000 * (next(number) + 10_000 * workers)
-            times = [_text(begin + 1000 * step) for step in range(1000)]
-            series = {"metric_id": metric_id, "timestamps": times, "values": [float(step) for step in range(1000)]}
+            begin = next(fleet.times)
+            times = [_text(begin + step) for step in range(0, _STEP_MS, 1000)]
+            series = {"metric_id": metric_id, "timestamps": times, "values": [1.5] * len(times)}
             yield api.request("POST", "/readings", json.dumps({"series": [series]}).encode())
 
     ids = [metric.id for metric in made.day]
@@ -132,7 +133,9 @@ def _measure(fleet: Fleet, workers: int, port: int, process: int) -> None:
         ("ingest, 1 reading a request, shared metrics", [single(ids)] * 32),
         ("ingest, JSON columns, 1,000 readings a request", [batch(ids[n::8]) for n in range(8)]),
     )
-    every = {"readings": [{"metric_id": metric_id, "timestamp": _text(_FIRST_MS), "value": 1.5} for metric_id in ids]}
+    every = {
+        "readings": [{"metric_id": metric_id, "timestamp": _text(next(fleet.times)), "value": 1.5} for metric_id in ids]
+    }
     known = iter([api.request("POST", "/readings", json.dumps(every).encode())] * 64)
     drive(port, lanes(known, clients=16))  # what a metric has is asked once by each worker
     for name, clients in works:
