@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kilowatch.auth.model import OPERATOR
 from kilowatch.errors import Invalid
 from kilowatch.facility import service as facility
+from kilowatch.facility.erasures import FOLDING
 from kilowatch.facility.model import PlacedMetric
 from kilowatch.history.folding import WAIT, WATCHED, Folding, border_of
 from kilowatch.history.intervals import QUARTER_MS
@@ -484,7 +485,7 @@ class TestTakingBack:
         unfold, could_delete = keeping.store.unfold, []
 
         def is_free() -> bool:
-            return keeping.services.database._alone[facility.FOLDING].acquire(blocking=False)
+            return keeping.services.database._alone[FOLDING].acquire(blocking=False)
 
         def looked(*arguments: Any, **more: Any) -> None:
             with ThreadPoolExecutor(1) as somebody_else:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +29,7 @@ from kilowatch.auth.rights import require_admin, require_technician
 from kilowatch.auth.service import Caller, Gate
 from kilowatch.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Stale, Unavailable, conflict, invalid, said
 from kilowatch.facility import store
+from kilowatch.facility.erasures import FOLDING, Erasures, Readings, StoredReadings, refuse_cut_quarters
 from kilowatch.facility.kinds import KINDS
 from kilowatch.facility.model import (
     Deleted,
@@ -51,25 +52,18 @@ from kilowatch.kit.db import Database
 from kilowatch.kit.idempotency import Once, run_once
 from kilowatch.kit.paging import Page, PageRequest, page_of
 from kilowatch.kit.text import MAX_ID, free_slug, name_from, slug_from
-from kilowatch.kit.timespan import Window, from_ms, to_ms
+from kilowatch.kit.timespan import Window
 
 log = structlog.get_logger("kilowatch.facility")
 
 _EVERYTHING = AuditFilter()
-_STRAGGLERS = timedelta(minutes=10)
-_NOTED_FOR = timedelta(days=30)
-"""How long notes of deletions stay once these are done: longer than a backup may take."""
 _MOST_WORDS = 8
-_QUARTER_MS = 900_000
 _MEANING = ("quantity", "unit", "behaviour")
 _OTHER_MEANING = said(
     "The metric has readings, whose meaning this would change; make a new metric, or delete this one."
 )
 MOST_METRICS_ON_ARRIVAL = 200
 """Metrics of one device up to which those that arrive are made, so that a mad sender can't fill the catalogue."""
-
-FOLDING = "folding"
-"""Whoever folds readings, or takes some out, is alone (`Database.alone`): nothing that goes comes back in a cell."""
 
 _METRIC_NAME = re.compile(r"[a-z0-9-]{1,60}/[a-z0-9-]{1,60}/[a-z0-9_]{1,60}")
 
@@ -115,23 +109,6 @@ class LastMetric(Conflict):
         )
 
 
-class StoredReadings(Protocol):
-    """How many readings a window has, and when the last of them was received, in ms since 1970; and whether it begins
-    or ends inside of a quarter of an hour that is folded."""
-
-    @property
-    def readings(self) -> int: ...
-
-    @property
-    def received_until(self) -> int: ...
-
-    @property
-    def cuts_at_start(self) -> bool: ...
-
-    @property
-    def cuts_at_end(self) -> bool: ...
-
-
 class CorrectedReadings(Protocol):
     """How many readings of a metric get another value, the first and the last time among them in ms since 1970."""
 
@@ -145,20 +122,8 @@ class CorrectedReadings(Protocol):
     def last(self) -> int: ...
 
 
-class Readings(Protocol):
-    """What the catalogue needs of the history: the room above fills it in, `app.py` joins the two."""
-
-    def count(self, metric_ids: Sequence[int]) -> int: ...
-
-    def erase(self, metric_ids: Sequence[int]) -> None: ...
-
-    def stored_in_window(self, metric_id: int, window: Window) -> StoredReadings: ...
-
-    def erase_window(self, metric_id: int, window: Window, *, received_until: int) -> None: ...
-
-
 class Preparing(Protocol):
-    """Readings that are made when they are needed: the room above fills this in, `app.py` joins the two."""
+    """Readings that are made when they are needed: the room above fills this in, `services.py` joins the two."""
 
     def prepare(self, metrics: Sequence[PlacedMetric], window: Window) -> None: ...
 
@@ -181,8 +146,8 @@ class Catalogue:
         self._database = database
         self._gate = gate
         self._readings = readings
+        self._erasures = Erasures(database, readings, clock)
         self._simulation = simulation
-        self._clock = clock
 
     def list_kinds(self, caller: Caller) -> list[KindInfo]:
         """The kinds of device there are, for anybody who is signed in."""
@@ -597,16 +562,16 @@ class Catalogue:
         self._simulation.prepare([metric_there], window)  # or what nobody has asked for yet would come back
         # One at a time, or two would count the same readings.
         with self._database.alone(FOLDING):
-            self._erase_windows(metric_id)
+            self._erasures.of_windows(metric_id)
             # The history is asked before the transaction begins, so that a slow answer holds up nobody else's writes.
             stored = self._readings.stored_in_window(metric_id, window)
-            _refuse_cut_quarters(window, stored)
+            refuse_cut_quarters(window, stored)
             with self._gate.writing(caller) as work:
                 metric, role = metric_of(work.connection, work.who, metric_id)
                 require_technician(role)
                 if stored.readings:
                     _note_deletion(work, metric, window, stored)
-            self._erase_windows(metric_id)
+            self._erasures.of_windows(metric_id)
         return DeletedReadings(stored.readings)
 
     # ── audit ──
@@ -628,42 +593,7 @@ class Catalogue:
 
     def finish_erasures(self) -> None:
         """At a start, and now and then: erase what a crash, or an engine that did not answer in time, left behind."""
-        with self._database.read() as connection:
-            pending = store.erasures(connection)
-            windows = store.window_erasures(connection)
-        try:
-            self._erase(pending)
-            if windows:  # else it waits for nobody
-                with self._database.alone(FOLDING):
-                    self._erase_windows()
-        except Unavailable as error:  # an engine at work on a large table keeps nobody from anything else
-            log.warning("deletions are still to be finished", reason=error.detail)
-
-    def _erase(self, metrics: list[int]) -> None:
-        """Erase readings; and again those of metrics deleted a while ago, as requests under way may have added some."""
-        long_ago = self._clock() - _STRAGGLERS
-        with self._database.read() as connection:
-            again = store.erasures(connection, before=long_ago)
-        if metrics or again:
-            with self._database.alone(FOLDING):
-                self._readings.erase(sorted({*metrics, *again}))
-        if again:
-            with self._database.write() as connection:
-                store.forget_erasures(connection, before=long_ago)
-
-    def _erase_windows(self, metric_id: int | None = None) -> None:
-        """Erase readings whose deletion is noted, all or one metric's, and note that it is done. While alone."""
-        with self._database.read() as connection:
-            pending = store.window_erasures(connection)
-        for erasure in pending:
-            if metric_id not in (None, erasure.metric_id):
-                continue
-            window = Window(from_ms(erasure.start), from_ms(erasure.end))
-            self._readings.erase_window(erasure.metric_id, window, received_until=erasure.received_until)
-            now = self._clock()
-            with self._database.write() as connection:
-                store.put_window_erasure_done(connection, erasure.id, now)
-                store.forget_window_erasures(connection, before=now - _NOTED_FOR)
+        self._erasures.finish()
 
     def _deleted(self, *, devices: int, metrics: list[int], entry: tuple[int, dict[str, Any]] | None = None) -> Deleted:
         """What went, with the readings' number put into the audit log's entry (its id and details).
@@ -675,7 +605,7 @@ class Catalogue:
             if entry is not None:
                 with self._database.write() as connection:
                     audit.complete(connection, entry[0], entry[1] | {"readings": readings})
-            self._erase(metrics)
+            self._erasures.of_metrics(metrics)
         except Unavailable:
             log.warning("readings of deleted metrics are still to be erased", metrics=len(metrics), exc_info=True)
             readings = None
@@ -989,25 +919,6 @@ def _note_deletion(work: Work, metric: Metric, window: Window, stored: StoredRea
     site_id, path = _place_of(work, metric)
     details = {"readings": stored.readings} | audit.span(window.start_ms, window.end_ms, "start", "end")
     audit.record(work, site_id, "readings_deleted", path, details)
-
-
-def _refuse_cut_quarters(window: Window, stored: StoredReadings) -> None:
-    faults: list[Fault] = []
-    edges = (("start", window.start, stored.cuts_at_start), ("end", window.end, stored.cuts_at_end))
-    for name, edge, cuts in edges:
-        if cuts:
-            begin = from_ms(to_ms(edge) // _QUARTER_MS * _QUARTER_MS)
-            times = [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in (begin, begin + timedelta(milliseconds=_QUARTER_MS))]
-            told = said(
-                "The readings of this quarter of an hour are folded and go together only; `%(name)s` may be %(begin)s "
-                "or %(end)s.",
-                name=name,
-                begin=times[0],
-                end=times[1],
-            )
-            faults += invalid(name, told, place="query").faults
-    if faults:
-        raise Invalid(faults[0].detail, faults=tuple(faults))
 
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────

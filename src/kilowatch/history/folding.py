@@ -21,6 +21,7 @@ import structlog
 
 from kilowatch.errors import Unavailable
 from kilowatch.facility import service as facility
+from kilowatch.facility.erasures import FOLDING
 from kilowatch.facility.model import KeptSite, PlacedMetric
 from kilowatch.history.chunks import read_in_chunks
 from kilowatch.history.intervals import QUARTER_MS, Cells
@@ -73,7 +74,7 @@ _TAKEN_BACK_AT_ONCE = 20
 
 
 class Making(Protocol):
-    """Readings that are made when they are asked for: the room above fills this in, `app.py` joins the two."""
+    """Readings that are made when they are asked for: the room above fills this in, `services.py` joins the two."""
 
     def unmade(self, metrics: Sequence[PlacedMetric], window: Window) -> Mapping[int, Sequence[tuple[int, int]]]:
         """From when until when (ms) readings of the window are still to be made, for metrics of which some are."""
@@ -320,7 +321,7 @@ class Folding:
         for begin in range(0, len(late), _TAKEN_BACK_AT_ONCE):
             if stop():
                 break
-            with self._database.alone(facility.FOLDING):
+            with self._database.alone(FOLDING):
                 if self._store.folded.is_deleting():  # perhaps these: what is whole now may not be so in a moment
                     break
                 some = late[begin : begin + _TAKEN_BACK_AT_ONCE]
@@ -337,7 +338,7 @@ class Folding:
         return len(kept) > 0 and bool(np.isin(kept.timestamps, raw.timestamps).all())
 
     def _fold_step(self, step: Sequence[_Quarters]) -> None:
-        with self._database.alone(facility.FOLDING):
+        with self._database.alone(FOLDING):
             with self._database.read() as connection:
                 there = facility.foldable_metrics(connection, [quarters.metric.id for quarters in step])
             step = [quarters for quarters in step if quarters.metric.id in there]
@@ -387,7 +388,7 @@ class Folding:
             for missing in self._store.missing_days(some, _midnights(site.timezone, first, until)):
                 if stop():
                     return
-                with self._database.alone(facility.FOLDING):
+                with self._database.alone(FOLDING):
                     self._store.fold_days(missing, made_at=self._next_made_at())
             self._days_made.update({metric.id: made_with[metric.id] for metric in some})
 

@@ -78,7 +78,7 @@ class Query:
 
 
 class Preparing(Protocol):
-    """Readings that are made when they are asked for: the room above fills this in, `app.py` joins the two."""
+    """Readings that are made when they are asked for: the room above fills this in, `services.py` joins the two."""
 
     def prepare(self, metrics: Sequence[PlacedMetric], window: Window, *, stop: Stop) -> None: ...
 
