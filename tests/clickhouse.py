@@ -10,7 +10,7 @@ statements that begin like this go wrong:
     cut_before    the connection is cut, and nothing was done
     cut_after     the statement was done, and the connection is cut before the answer
     refuse        503, as by a server that has too many queries
-    wait          the statement is done after 20 s
+    wait          the statement is done once `go_on` says so
 
 Statements for a cluster are done as by one of a single shard, without replicas: the table that every server has is a
 plain one, and the one of the plain name reads it. That shows which statement goes to which of them, and no more.
@@ -26,10 +26,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +66,7 @@ _OF_A_CLUSTER = (
 )
 _INTO = re.compile(r"\s*INSERT INTO (\w+)")
 _ANSWERS_ROWS = re.compile(rb"\s*(SELECT|WITH|SHOW|EXISTS|DESCRIBE|DESC)\b", re.IGNORECASE)
-_WAIT_S = 20
+_WAIT_AT_MOST_S = 60
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Server/HTTP/exceptionCodeToHTTPStatus.cpp
 _STATUS = {
     "62": 400,
@@ -101,6 +100,13 @@ class ClickHouse:
     def fail_next(self, kind: str, statement: str, *, times: int = 1) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=10)
         connection.request("POST", "/faults", json.dumps({"kind": kind, "statement": statement, "times": times}))
+        assert connection.getresponse().status == 200
+        connection.close()
+
+    def go_on(self) -> None:
+        """With the statement that waits; it is done when this returns."""
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=60)
+        connection.request("POST", "/go_on")
         assert connection.getresponse().status == 200
         connection.close()
 
@@ -152,14 +158,28 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._planned: list[dict[str, Any]] = []
+        self._goes_on, self._done = threading.Event(), threading.Event()
 
     def plan(self, fault: dict[str, Any]) -> None:
         with self._lock:
+            self._goes_on, self._done = threading.Event(), threading.Event()
             self._planned.append(fault)
 
     def planned(self) -> list[dict[str, Any]]:
         with self._lock:
             return list(self._planned)
+
+    @contextmanager
+    def waited(self) -> Iterator[None]:
+        """Round the statement that waits."""
+        self._goes_on.wait(_WAIT_AT_MOST_S)
+        yield
+        self._done.set()
+
+    def go_on(self) -> None:
+        """With the statement that waits; it is done when this returns."""
+        self._goes_on.set()
+        self._done.wait(_WAIT_AT_MOST_S)
 
     def next_for(self, statement: bytes) -> str | None:
         with self._lock:
@@ -196,6 +216,10 @@ class Handler(BaseHTTPRequestHandler):
             self.faults.plan(json.loads(body))
             self._answer(200, b"")
             return
+        if urlsplit(self.path).path == "/go_on":
+            self.faults.go_on()
+            self._answer(200, b"")
+            return
         try:
             self._statement(body)
         except _Cut:
@@ -230,10 +254,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "refuse":
             self._fail("Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)")
             return
-        if fault == "wait":
-            time.sleep(_WAIT_S)
         try:
-            done, form = self._run(statement, asked)
+            with self.faults.waited() if fault == "wait" else nullcontext():
+                done, form = self._run(statement, asked)
         except RuntimeError as error:
             self._fail(str(error))
             return

@@ -1,5 +1,6 @@
 """`python -m kilowatch`, and the script `kilowatch`."""
 
+import os
 import signal
 import sys
 
@@ -9,6 +10,8 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         # By default each ends the process. They wait until `cli.workers.release_signals`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
+    if sys.__stdin__ is None:  # it is closed, and the next file would have its number
+        os.open(os.devnull, os.O_RDONLY)
     from kilowatch import cli
 
     cli.main()

@@ -5,13 +5,16 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Place, refused
-from tests.processes import PASSWORD, Server, create_admin, kilowatch
+from tests.processes import PASSWORD, Server, create_admin, environment, kilowatch
 from tests.processes import free_port as unused_port
+
+TOLD = "atexit.register(lambda: print('descriptor 0:', os.path.realpath('/proc/self/fd/0')))\n"
 
 
 class TestUser:
@@ -149,6 +152,18 @@ class TestCheck:
         assert "✓ catalogue" in done.stdout
         assert "✗ history: Another process" in done.stdout
         assert done.stderr == ""
+
+
+def test_standard_input_that_is_closed_is_no_file_that_is_opened_next(tmp_path: Path) -> None:
+    code = "import sys; from kilowatch.__main__ import main; sys.argv = ['kilowatch', 'check']; main()"
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-c", "import atexit, os\n" + TOLD + code],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "descriptor 0: /dev/null" in done.stdout, done.stderr
 
 
 class TestOthers:

@@ -1,5 +1,6 @@
 """What ends a stream, or a part of it, says so soon; and a reader that takes nothing is cut off."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def soon(client: Client, do: Callable[[], Any], name: str) -> Event:
 def test_is_looked_for_often_enough_for_what_is_promised() -> None:
     promised_s = 5
     assert promised_s > streams._LOOK_EVERY_S + streams._TICK_S
-    assert promised_s > streams._SURE_FOR_S + streams._TICK_S
+    assert promised_s > streams._SURE_FOR_S + streams._TICK_S + streams._LOOK_AT_LEAST_S
 
 
 class TestEnds:
@@ -56,6 +57,15 @@ class TestEnds:
         with live.open(live.subscribe(world.metric(), person=person), person) as client:
             end = soon(client, lambda: world.admin.delete(f"/users/{person.id}"), "end")
         assert end.data["reason"] == "signed_out"
+
+    def test_when_nobody_can_look_up_who_may_listen(self, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def look(*_: object) -> None:
+            await asyncio.sleep(2 * DEADLINE_S)
+
+        with live.open(live.subscribe(live.world.metric())) as client:
+            client.named("latest")
+            monkeypatch.setattr(live.server._app.state.streams, "_look", look)
+            assert client.named("end").data["reason"] == "unavailable"
 
     def test_with_the_subscription(self, live: Live) -> None:
         subscription = live.subscribe(live.world.metric())

@@ -94,6 +94,15 @@ class Load:
             "readings are refused",
         )
 
+    def wait_for_quick_refusals(self) -> None:
+        """Until each sender was refused, and one of them in a small part of the time that the longest took."""
+
+        def are_quick() -> bool:
+            took = [[refusal.after_s for refusal in one.refusals] for one in self.senders]
+            return all(took) and min(map(min, took)) < max(map(max, took)) / 10
+
+        wait_until(are_quick, "readings are refused without waiting")
+
     def end(self) -> None:
         for sender in self.senders:
             sender.end()

@@ -79,7 +79,7 @@ class TestPostgresAway:
             with measured("PostgreSQL hangs, until it is not ready"):
                 check_that_it_says_so(fleet)
             with measured("PostgreSQL hangs, until readings are refused"):
-                load.wait_for_refusals(1)
+                load.wait_for_quick_refusals()
             check_pages_say_so(fleet)
         finally:
             fleet.postgres.go_on()
@@ -151,7 +151,7 @@ class TestClickHouseAway:
             with measured("ClickHouse hangs, until it is not ready"):
                 check_that_it_says_so(fleet)
             with measured("ClickHouse hangs, until readings are refused"):
-                load.wait_for_refusals(1)
+                load.wait_for_quick_refusals()
             assert fleet.ask("/api/v1/sites")[0] == 200
         finally:
             fleet.clickhouse.go_on()

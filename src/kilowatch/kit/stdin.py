@@ -16,7 +16,7 @@ def keep_standard_input() -> None:
     if ours is None or ours.closed:  # descriptor 0 is nothing, or another file
         return
     if sys.stdin is ours:
-        sys.stdin = os.fdopen(os.dup(ours.fileno()), encoding=ours.encoding, errors=ours.errors)
+        sys.stdin = os.fdopen(os.dup(ours.fileno()), encoding=ours.encoding, errors=ours.errors, closefd=False)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, ours.fileno())
     os.close(nothing)

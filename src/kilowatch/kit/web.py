@@ -9,7 +9,7 @@ from functools import partial, wraps
 from http import HTTPStatus
 from inspect import iscoroutinefunction
 from ipaddress import IPv6Network
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -30,7 +30,6 @@ from kilowatch.kit.lanes import Lane, on_time
 from kilowatch.kit.paging import DEFAULT_LIMIT, MAX_LIMIT
 from kilowatch.kit.text import MAX_ID, Search
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger("kilowatch.web")

@@ -25,6 +25,9 @@ _LOOK_EVERY_S = 2.0
 _SURE_FOR_S = 4.0
 """How long a right is believed in that can't be looked up: it is promised that none outlasts its end by 5 s."""
 
+_LOOK_AT_LEAST_S = 0.4
+"""What it may take to look, however long ago the last time was."""
+
 _HEARTBEAT_S = 15.0
 _GOODBYE_S = 1.0
 _LATER_S = 10
@@ -154,8 +157,10 @@ class Streams:
             if not self._open:
                 self._sure_at = self._loop.time()
             elif self._loop.time() - self._looked_at >= _LOOK_EVERY_S:
+                left = self._sure_at + _SURE_FOR_S - self._loop.time()
                 try:
-                    await self._check_rights()
+                    async with asyncio.timeout(max(left, _LOOK_AT_LEAST_S)):
+                        await self._check_rights()
                 # Whatever it is: were this task to end, nobody would lose a right any more.
                 except Exception:
                     log.exception("it can't be looked up who may go on listening")
@@ -183,7 +188,7 @@ class Streams:
         return list({*expires, *self._new})
 
     def _end_unless_sure(self) -> None:
-        if self._loop.time() - self._sure_at > _SURE_FOR_S:
+        if self._loop.time() - self._sure_at >= _SURE_FOR_S:
             for stream in self._open:
                 stream.end(UNSURE)
 
